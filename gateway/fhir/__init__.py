@@ -1,0 +1,1 @@
+"""FHIR R4 as pure rules: definitions, resources, validation, search, bundles."""

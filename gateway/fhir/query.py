@@ -1,0 +1,141 @@
+"""What a search asks and what a resource answers, as values.
+
+Owns the vocabulary between ``search.py`` (which parses queries and extracts facts) and the index
+(which hashes and stores them); refuses any knowledge of SQL or keys. https://hl7.org/fhir/R4/search.html
+
+Every text in a HashFact or HashIs is made by the same functions in ``search.py``, so that a keyed hash
+of one equals the keyed hash of the other. ``key`` names the parameter as ``Type.code``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Comparator = Literal["eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap"]
+
+
+@dataclass(frozen=True, slots=True)
+class HashFact:
+    """An equality fact: token, string prefix, reference, uri, or a rung of a date ladder."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFact:
+    """A number or quantity with its implicit range; ``key`` may carry a composite's code part.
+
+    ``unit`` is ``system|code``, ``unit_code`` the bare code or unit text; empty when there is none.
+    """
+
+    key: str
+    low: float
+    high: float
+    unit: str = ""
+    unit_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DateFact:
+    """A clinical date as a half-open range [low_ms, high_ms) of epoch milliseconds UTC."""
+
+    key: str
+    low_ms: int
+    high_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the index keeps of one resource version."""
+
+    hashes: tuple[HashFact, ...] = ()
+    numbers: tuple[NumberFact, ...] = ()
+    dates: tuple[DateFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HashIs:
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumberIs:
+    """Compare stored [low, high] with the asked [low, high] by the prefix rules of R4 search."""
+
+    key: str
+    comparator: Comparator
+    low: float
+    high: float
+    unit: str = ""
+    unit_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DateIs:
+    """Compare stored [low_ms, high_ms) with the asked range by the prefix rules of R4 search."""
+
+    key: str
+    comparator: Comparator
+    low_ms: int
+    high_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdIs:
+    """``_id``: the logical id."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatedIs:
+    """``_lastUpdated``: compared with the version's own instant."""
+
+    comparator: Comparator
+    low_ms: int
+    high_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Every one of the predicates on the same resource (a composite of hash facts, a range)."""
+
+    predicates: tuple[Predicate, ...]
+
+
+Predicate = HashIs | NumberIs | DateIs | IdIs | UpdatedIs | AllOf
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One query parameter: any of the predicates (comma = OR); ``negated`` turns the whole around."""
+
+    any_of: tuple[Predicate, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """``key`` is ``Type.code`` of a date, number or hash parameter, or ``_id`` / ``_lastUpdated``."""
+
+    key: str
+    kind: Literal["date", "number", "string", "id", "updated"]
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One parsed type-level search: criteria are ANDed."""
+
+    type: str
+    criteria: tuple[Criterion, ...] = ()
+    sort: tuple[SortKey, ...] = ()
+    count: int = 20
+    summary_count: bool = False
+    used: tuple[tuple[str, str], ...] = ()
+    """Parameters really used, in order, as they belong in the self link."""
+    ignored: tuple[str, ...] = field(default=())
+    """Lenient mode: one sentence per parameter dropped."""
