@@ -1,0 +1,1 @@
+"""This node's truth and its disposable index: journal, blocks, search rows."""

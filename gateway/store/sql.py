@@ -1,0 +1,245 @@
+"""The page-encrypted SQLite file, its one writer at a time, and its readers.
+
+Owns connections, the schema's migrations and the group commit; refuses to know what rows mean.
+Writers of all processes take turns by a file lock that wakes (SQLite's own busy handler sleeps), and
+inside one process everything that waits shares one transaction and one fsync (``GroupCommit``).
+https://www.sqlite.org/wal.html, https://utelle.github.io/SQLite3MultipleCiphers/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from gateway.errors import GatewayError, Misconfigured, StoreBusy
+
+T = TypeVar("T")
+Work = Callable[[apsw.Connection], T]
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+_LOCK_TIMEOUT_S = 30.0
+_CACHE_KIB = 32_768
+
+
+def connect(path: Path, page_key: bytes, *, cache_kib: int = _CACHE_KIB) -> apsw.Connection:
+    """Open ``path`` encrypted with the 32-byte ``page_key``: WAL, a durable commit on every COMMIT.
+
+    Raises Misconfigured when the key does not fit the file.
+    """
+    if len(page_key) != 32:
+        raise Misconfigured("the page key must be 32 bytes")
+    connection = apsw.Connection(str(path), statementcachesize=512)
+    connection.set_busy_timeout(10_000)
+    try:
+        connection.execute("PRAGMA cipher='chacha20'")
+        connection.execute(f"PRAGMA hexkey='{page_key.hex()}'")
+        connection.execute("PRAGMA journal_mode=WAL")
+    except apsw.NotADBError as error:
+        raise Misconfigured(f"{path.name} does not open with this root key: restore the key it was made with") from error
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=OFF")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    connection.execute(f"PRAGMA cache_size=-{cache_kib}")
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
+    return connection
+
+
+class Database:
+    """One database file as one process sees it: a reader per thread, and the writer's turn."""
+
+    def __init__(self, path: Path, page_key: bytes) -> None:
+        self.path = path
+        self._page_key = page_key
+        self._local = threading.local()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock_fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._thread_lock = threading.Lock()
+        self._writer = connect(path, page_key)
+        os.chmod(path, 0o600)
+
+    def migrate(self) -> None:
+        """Bring the schema up to date, each step in one transaction."""
+        def apply(connection: apsw.Connection) -> None:
+            [(version,)] = connection.execute("PRAGMA user_version").fetchall()
+            for file in sorted(MIGRATIONS.glob("*.sql")):
+                number = int(file.stem)
+                if number > version:
+                    connection.execute(file.read_text())
+                    connection.execute(f"PRAGMA user_version={number}")
+        self.transact(apply)
+
+    @property
+    def reader(self) -> apsw.Connection:
+        """This thread's read connection."""
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect(self.path, self._page_key)
+            connection.execute("PRAGMA query_only=ON")
+            self._local.connection = connection
+        return connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """Several reads of one moment."""
+        connection = self.reader
+        connection.execute("BEGIN")
+        try:
+            yield connection
+        finally:
+            connection.execute("COMMIT")
+
+    def transact(self, work: Work[T]) -> T:
+        """Run ``work`` alone in one durable transaction; for commands and background loops."""
+        connection = self.begin()
+        try:
+            result = work(connection)
+        except BaseException:
+            self.end(commit=False)
+            raise
+        self.end(commit=True)
+        return result
+
+    def try_begin(self) -> apsw.Connection | None:
+        """Take the writer's turn if it is free now."""
+        if not self._thread_lock.acquire(blocking=False):
+            return None
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._thread_lock.release()
+            return None
+        return self._started()
+
+    def begin(self) -> apsw.Connection:
+        """Wait for the writer's turn and open the transaction. Raises StoreBusy after 30 s."""
+        if not self._thread_lock.acquire(timeout=_LOCK_TIMEOUT_S):
+            raise StoreBusy("the writer's turn was not had in time")
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        except OSError as error:
+            self._thread_lock.release()
+            raise StoreBusy("the writer's lock cannot be taken") from error
+        return self._started()
+
+    def _started(self) -> apsw.Connection:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            self._release()
+            raise StoreBusy("the database is locked by another program") from error
+        return self._writer
+
+    def end(self, *, commit: bool) -> None:
+        """Commit durably or roll back, and give the turn to the next."""
+        try:
+            self._writer.execute("COMMIT" if commit else "ROLLBACK")
+        except apsw.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise StoreBusy(f"the commit failed: {type(error).__name__}") from error
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        self._thread_lock.release()
+
+    def close(self) -> None:
+        """Close this thread's reader and the writer."""
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+        self._writer.close()
+        os.close(self._lock_fd)
+
+
+class _Waiting:
+    __slots__ = ("future", "work")
+
+    def __init__(self, work: Work[Any], future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+
+
+class GroupCommit:
+    """Everything that waits in this event loop shares one transaction and one fsync.
+
+    The statements run on the loop's own thread (a second thread would trade the interpreter lock at
+    every step); waiting for the turn and the fsync itself happen in a thread. One failing work is
+    rolled back to its savepoint and fails alone; a failing COMMIT fails all of its group.
+    """
+
+    def __init__(self, database: Database, *, group_size: int = 64) -> None:
+        self._database = database
+        self._group_size = group_size
+        self._waiting: deque[_Waiting] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self.groups = 0
+        self.works = 0
+
+    async def commit(self, work: Work[T]) -> T:
+        """Run ``work`` in the next group; returns once it is durable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(_Waiting(work, future))
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        return await asyncio.shield(future)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._group()
+        finally:
+            self._task = None
+
+    async def _group(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection = self._database.try_begin() or await loop.run_in_executor(None, self._database.begin)
+        except GatewayError as error:
+            self._fail(list(self._waiting), error)
+            self._waiting.clear()
+            return
+        done: list[tuple[_Waiting, Any]] = []
+        for _ in range(min(len(self._waiting), self._group_size)):
+            item = self._waiting.popleft()
+            connection.execute("SAVEPOINT work")
+            try:
+                done.append((item, item.work(connection)))
+            except Exception as error:
+                connection.execute("ROLLBACK TO work")
+                self._fail([item], error)
+            connection.execute("RELEASE work")
+        try:
+            await loop.run_in_executor(None, lambda: self._database.end(commit=True))
+        except Exception as error:
+            self._fail([item for item, _ in done], error)
+            return
+        self.groups += 1
+        self.works += len(done)
+        for item, result in done:
+            if not item.future.done():
+                item.future.set_result(result)
+
+    @staticmethod
+    def _fail(items: list[_Waiting], error: BaseException) -> None:
+        for item in items:
+            if not item.future.done():
+                item.future.set_exception(error)
+
+
+def now_ms() -> int:
+    """The wall clock, epoch milliseconds UTC."""
+    return time.time_ns() // 1_000_000
