@@ -38,7 +38,7 @@ def connect(path: Path, page_key: bytes, *, cache_kib: int = _CACHE_KIB) -> apsw
     """
     if len(page_key) != 32:
         raise Misconfigured("the page key must be 32 bytes")
-    connection = apsw.Connection(str(path), statementcachesize=512)
+    connection: apsw.Connection = apsw.Connection(str(path), statementcachesize=512)
     connection.set_busy_timeout(10_000)
     try:
         connection.execute("PRAGMA cipher='chacha20'")
@@ -207,7 +207,9 @@ class GroupCommit:
     async def _group(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            connection = self._database.try_begin() or await loop.run_in_executor(None, self._database.begin)
+            connection = self._database.try_begin()
+            if connection is None:
+                connection = await loop.run_in_executor(None, self._database.begin)
         except GatewayError as error:
             self._fail(list(self._waiting), error)
             self._waiting.clear()

@@ -1,0 +1,180 @@
+"""Every setting of the gateway, read once into a frozen value.
+
+Owns names, defaults and parsing; refuses unknown names and values that cannot be read. A setting is an
+environment variable ``GATEWAY_*`` or a key of the TOML file named by ``GATEWAY_CONFIG``; the environment
+wins. Secrets are never settings: they are files in the keys folder. The table in README.md is checked
+against ``SETTINGS`` by tests/house.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import Misconfigured
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise ValueError("must be above zero")
+    return value
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the settings table: environment name, default text, parser and meaning."""
+
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("host", "127.0.0.1", str, "address the gateway listens on"),
+    Setting("port", "8080", _natural, "port the gateway listens on"),
+    Setting("data_dir", "./data", Path, "folder of everything the gateway keeps"),
+    Setting("keys_dir", "", str, "folder of the root key and the key store; `<data_dir>/keys` when empty"),
+    Setting("workers", "2", _positive, "web worker processes"),
+    Setting("base_url", "", str, "the FHIR base as clients see it; `http://HOST:PORT/fhir` when empty"),
+    Setting("hospital_name", "Demonstration Hospital", str, "this hospital, as consent terms name it"),
+    Setting("hospital_reference", "Organization/this-hospital", str, "reference of this hospital's Organization"),
+    Setting("max_body_bytes", "16777216", _positive, "largest request body"),
+    Setting("max_bundle_entries", "20000", _positive, "most entries in one batch or transaction"),
+    Setting("max_page", "1000", _positive, "largest `_count`"),
+    Setting("default_page", "20", _positive, "`_count` when the client sends none"),
+    Setting("update_creates", "true", _flag, "whether a PUT to an unknown id creates it"),
+    Setting("handling", "strict", str, "`strict` or `lenient` for unknown search parameters without `Prefer`"),
+    Setting("page_link_ttl_s", "3600", _positive, "how long a page link lives"),
+    Setting("token_ttl_s", "300", _positive, "life of a client_credentials token, at most 300"),
+    Setting("chain_rpc", "", str, "JSON-RPC URL of the hospitals' chain; the embedded chain when empty"),
+    Setting("chain_id", "0", _natural, "chain id expected of `chain_rpc`; required with it"),
+    Setting("chain_port", "0", _natural, "loopback port of the embedded chain; chosen at first start when 0"),
+    Setting("chain_contracts", "", str, "JSON file with the addresses of contracts already deployed"),
+    Setting("chain_operator_key_file", "", str, "operator's private key; `<keys_dir>/operator.key` when empty"),
+    Setting("chain_confirmations", "0", _natural, "blocks on top of one before it counts as final"),
+    Setting("chain_max_head_age_s", "900", _positive, "an external chain's head older than this is stalled"),
+    Setting("batch_interval_s", "5", _positive, "cadence at which a Batch is closed and anchored"),
+    Setting("batch_max", "4096", _positive, "most Entries in one Batch"),
+    Setting("ipfs_api", "", str, "Kubo RPC multiaddr or URL, loopback or allowed; embedded blocks when empty"),
+    Setting("ipfs_allow_remote", "false", _flag, "whether `ipfs_api` may be an address other than loopback"),
+    Setting("ipfs_timeout_s", "30", _positive, "time limit of one call to Kubo"),
+    Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings; see ``SETTINGS`` for meaning and units."""
+
+    host: str
+    port: int
+    data_dir: Path
+    keys_dir: Path
+    workers: int
+    base_url: str
+    hospital_name: str
+    hospital_reference: str
+    max_body_bytes: int
+    max_bundle_entries: int
+    max_page: int
+    default_page: int
+    update_creates: bool
+    handling: str
+    page_link_ttl_s: int
+    token_ttl_s: int
+    chain_rpc: str
+    chain_id: int
+    chain_port: int
+    chain_contracts: str
+    chain_operator_key_file: Path
+    chain_confirmations: int
+    chain_max_head_age_s: int
+    batch_interval_s: int
+    batch_max: int
+    ipfs_api: str
+    ipfs_allow_remote: bool
+    ipfs_timeout_s: int
+    log_level: str
+
+    @property
+    def database_path(self) -> Path:
+        return self.data_dir / "store" / "gateway.db"
+
+    @property
+    def chain_path(self) -> Path:
+        return self.data_dir / "chain"
+
+    @property
+    def contracts_path(self) -> Path:
+        return Path(self.chain_contracts) if self.chain_contracts else self.chain_path / "contracts.json"
+
+
+def _raw(environment: Mapping[str, str]) -> dict[str, str]:
+    names = {setting.name for setting in SETTINGS}
+    values: dict[str, str] = {}
+    file = environment.get("GATEWAY_CONFIG")
+    if file:
+        try:
+            table = tomllib.loads(Path(file).read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise Misconfigured(f"GATEWAY_CONFIG={file} cannot be read: {error}") from error
+        unknown = sorted(set(table) - names)
+        if unknown:
+            raise Misconfigured(f"{file} has settings nobody reads: {', '.join(unknown)}")
+        values.update({name: str(value) for name, value in table.items()})
+    for short in ("HOST", "PORT"):
+        if environment.get(short):
+            values[short.lower()] = environment[short]
+    for name, value in environment.items():
+        if name.startswith("GATEWAY_") and name != "GATEWAY_CONFIG" and not name.startswith("GATEWAY_TEST_"):
+            key = name.removeprefix("GATEWAY_").lower()
+            if key not in names:
+                raise Misconfigured(f"{name} is not a setting; see the table in gateway/README.md")
+            values[key] = value
+    return values
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the environment (and the TOML file it names) once. Raises Misconfigured, naming the setting."""
+    raw = _raw(os.environ if environment is None else environment)
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text = raw.get(setting.name, setting.default)
+        try:
+            values[setting.name] = setting.parse(text)
+        except ValueError as error:
+            raise Misconfigured(f"GATEWAY_{setting.name.upper()}={text!r}: {error}") from error
+    values["data_dir"] = values["data_dir"].resolve()
+    values["keys_dir"] = Path(values["keys_dir"]).resolve() if values["keys_dir"] else values["data_dir"] / "keys"
+    operator = values["chain_operator_key_file"]
+    values["chain_operator_key_file"] = Path(operator) if operator else values["keys_dir"] / "operator.key"
+    values["base_url"] = values["base_url"].rstrip("/") or f"http://{values['host']}:{values['port']}/fhir"
+    for name, allowed in (("handling", {"strict", "lenient"}), ("log_level", {"debug", "info", "warning", "error"})):
+        if values[name] not in allowed:
+            raise Misconfigured(f"GATEWAY_{name.upper()} must be one of {', '.join(sorted(allowed))}")
+    if values["chain_rpc"] and not values["chain_id"]:
+        raise Misconfigured("GATEWAY_CHAIN_RPC needs GATEWAY_CHAIN_ID: say which chain it must be")
+    if values["token_ttl_s"] > 300:
+        raise Misconfigured("GATEWAY_TOKEN_TTL_S: backend service tokens live 300 s at most")
+    return Settings(**{field.name: values[field.name] for field in fields(Settings)})
