@@ -170,7 +170,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     operator = values["chain_operator_key_file"]
     values["chain_operator_key_file"] = Path(operator) if operator else values["keys_dir"] / "operator.key"
     values["base_url"] = values["base_url"].rstrip("/") or f"http://{values['host']}:{values['port']}/fhir"
-    for name, allowed in (("handling", {"strict", "lenient"}), ("log_level", {"debug", "info", "warning", "error"})):
+    choices = {"handling": {"strict", "lenient"}, "log_level": {"debug", "info", "warning", "error"}}
+    for name, allowed in choices.items():
         if values[name] not in allowed:
             raise Misconfigured(f"GATEWAY_{name.upper()} must be one of {', '.join(sorted(allowed))}")
     if values["chain_rpc"] and not values["chain_id"]:

@@ -1,0 +1,234 @@
+"""The append-only versions: this node's truth.
+
+Owns the rows ``version``, ``block``, ``patient`` and the appending of index rows beside them; refuses to
+open blocks and to decide anything. Everything that writes takes the connection of an open transaction.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from gateway.errors import Conflict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRows:
+    """The hashed facts of one version, ready for SQL.
+
+    ``numbers``: (key, low, high, unit, unit_code); ``dates``: (key, low_ms, high_ms); keys are keyed hashes.
+    """
+
+    hashes: tuple[int, ...] = ()
+    numbers: tuple[tuple[int, float, float, int, int], ...] = ()
+    dates: tuple[tuple[int, int, int], ...] = ()
+    categories: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVersion:
+    """One version about to be appended; ``vid - 1`` must be the stored one (0: none)."""
+
+    type: str
+    id: str
+    vid: int
+    deleted: bool
+    updated_ms: int
+    patients: tuple[str, ...]
+    client: str
+    user: str | None
+    confidentiality: int
+    labels: int
+    low_ms: int | None
+    high_ms: int | None
+    keys: bytes
+    digest: bytes
+    commitment: bytes
+    envelope: bytes
+    rows: IndexRows
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One stored version without its block; ``patient`` is the first home patient's row id."""
+
+    seq: int
+    type: str
+    id: str
+    vid: int
+    superseded: int | None
+    deleted: bool
+    updated_ms: int
+    patient: int | None
+    others: int
+    client: str
+    user: str | None
+    confidentiality: int
+    labels: int
+    low_ms: int | None
+    high_ms: int | None
+    keys: bytes
+    digest: bytes
+    commitment: bytes
+    batch: int | None
+
+
+VERSION_COLUMNS = ("v.seq, v.type, v.id, v.vid, v.superseded, v.deleted, v.updated_ms, v.patient, v.others, v.client, "
+                   "v.user, v.confidentiality, v.labels, v.low_ms, v.high_ms, v.keys, v.digest, v.commitment, v.batch")
+
+
+def current(connection: apsw.Connection, type_: str, id_: str) -> VersionRow | None:
+    """The latest version (a deletion counts), or None."""
+    for row in connection.execute(
+            f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type=? AND v.id=? ORDER BY v.vid DESC LIMIT 1",  # noqa: S608
+            (type_, id_)):
+        return VersionRow(*row)
+    return None
+
+
+def version(connection: apsw.Connection, type_: str, id_: str, vid: int) -> VersionRow | None:
+    """Exactly this version, or None."""
+    for row in connection.execute(
+            f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type=? AND v.id=? AND v.vid=?",  # noqa: S608
+            (type_, id_, vid)):
+        return VersionRow(*row)
+    return None
+
+
+def history(connection: apsw.Connection, type_: str, id_: str, *, below: int, limit: int) -> list[VersionRow]:
+    """Versions of one resource with ``vid < below``, newest first."""
+    return [VersionRow(*row) for row in connection.execute(
+        f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type=? AND v.id=? AND v.vid<? "  # noqa: S608
+        "ORDER BY v.vid DESC LIMIT ?", (type_, id_, below, limit))]
+
+
+def patients_of(connection: apsw.Connection, row: VersionRow) -> tuple[str, ...]:
+    """Logical ids of every home patient."""
+    if row.patient is None:
+        return ()
+    if not row.others:
+        return (patient_id(connection, row.patient),)
+    return (patient_id(connection, row.patient), *(str(id_) for (id_,) in connection.execute(
+        "SELECT p.id FROM version_patient vp JOIN patient p ON p.pk=vp.patient "
+        "WHERE vp.version=? AND vp.patient<>? ORDER BY p.id", (row.seq, row.patient))))
+
+
+def patient_id(connection: apsw.Connection, pk: int) -> str:
+    """The logical id behind a row id."""
+    for (id_,) in connection.execute("SELECT id FROM patient WHERE pk=?", (pk,)):
+        return str(id_)
+    raise Conflict("the patient row is gone")
+
+
+def patient_pk(connection: apsw.Connection, id_: str) -> int | None:
+    """The row id of a patient any record ever named."""
+    for (pk,) in connection.execute("SELECT pk FROM patient WHERE id=?", (id_,)):
+        return int(pk)
+    return None
+
+
+def ensure_patient(connection: apsw.Connection, id_: str) -> int:
+    """The row id of a patient, allotted now if need be."""
+    known = patient_pk(connection, id_)
+    if known is not None:
+        return known
+    connection.execute("INSERT INTO patient (id) VALUES (?)", (id_,))
+    return connection.last_insert_rowid()
+
+
+def envelope(connection: apsw.Connection, seq: int) -> bytes | None:
+    """The block of a version from the local table, or None once evicted."""
+    for (data,) in connection.execute("SELECT envelope FROM block WHERE seq=?", (seq,)):
+        return bytes(data)
+    return None
+
+
+def envelopes(connection: apsw.Connection, seqs: Sequence[int]) -> dict[int, bytes]:
+    """Local blocks of several versions in one statement."""
+    marks = ",".join("?" * len(seqs))
+    return dict(connection.execute(f"SELECT seq, envelope FROM block WHERE seq IN ({marks})", tuple(seqs)))  # noqa: S608
+
+
+def append(connection: apsw.Connection, new: NewVersion) -> int:
+    """Append inside the open transaction; returns its ``seq``.
+
+    Raises Conflict when the stored version is not the one ``new`` was made from: decide and seal again.
+    """
+    stored = connection.execute(
+        "SELECT seq, vid FROM version WHERE type=? AND id=? ORDER BY vid DESC LIMIT 1", (new.type, new.id)).fetchone()
+    if (stored[1] if stored else 0) != new.vid - 1:
+        raise Conflict(f"{new.type}/{new.id} is at version {stored[1] if stored else 0}")
+    pks = [ensure_patient(connection, id_) for id_ in new.patients]
+    connection.execute(
+        "INSERT INTO version (type,id,vid,deleted,updated_ms,patient,others,client,user,confidentiality,labels,"
+        "low_ms,high_ms,keys,digest,commitment) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (new.type, new.id, new.vid, new.deleted, new.updated_ms, pks[0] if pks else None, max(0, len(pks) - 1),
+         new.client, new.user, new.confidentiality, new.labels, new.low_ms, new.high_ms, new.keys, new.digest,
+         new.commitment))
+    seq = connection.last_insert_rowid()
+    if stored:
+        connection.execute("UPDATE version SET superseded=? WHERE seq=?", (seq, stored[0]))
+    if len(pks) > 1:
+        connection.executemany("INSERT INTO version_patient VALUES (?,?)", [(seq, pk) for pk in pks])
+    connection.execute("INSERT INTO block VALUES (?,?,?)", (seq, new.digest, new.envelope))
+    _append_rows(connection, seq, new.rows)
+    return seq
+
+
+def _append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None:
+    if rows.hashes:
+        marks = ",".join(["(?,?)"] * len(rows.hashes))
+        values: list[int] = []
+        for value in rows.hashes:
+            values += (value, seq)
+        connection.execute(f"INSERT OR IGNORE INTO index_hash VALUES {marks}", values)  # noqa: S608
+        connection.execute("INSERT INTO index_rows VALUES (?,?)",
+                           (seq, struct.pack(f"<{len(rows.hashes)}q", *rows.hashes)))
+    if rows.dates:
+        connection.executemany("INSERT OR IGNORE INTO index_date VALUES (?,?,?,?)",
+                               [(key, low, seq, high) for key, low, high in rows.dates])
+    if rows.numbers:
+        connection.executemany("INSERT OR IGNORE INTO index_number VALUES (?,?,?,?,?,?)",
+                               [(key, low, high, seq, unit, code) for key, low, high, unit, code in rows.numbers])
+    if rows.categories:
+        connection.executemany("INSERT OR IGNORE INTO version_category VALUES (?,?)",
+                               [(seq, value) for value in rows.categories])
+
+
+def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
+    """Forget the index rows of versions no search may reach any more."""
+    for seq in seqs:
+        for (packed,) in connection.execute("SELECT hashes FROM index_rows WHERE version=?", (seq,)).fetchall():
+            hashes = struct.unpack(f"<{len(packed) // 8}q", packed)
+            connection.executemany("DELETE FROM index_hash WHERE hash=? AND version=?", [(h, seq) for h in hashes])
+        connection.execute("DELETE FROM index_rows WHERE version=?", (seq,))
+        connection.execute("DELETE FROM index_date WHERE version=?", (seq,))
+        connection.execute("DELETE FROM index_number WHERE version=?", (seq,))
+        connection.execute("DELETE FROM version_category WHERE version=?", (seq,))
+
+
+def sweep_superseded(connection: apsw.Connection, before_ms: int, *, limit: int = 500) -> int:
+    """Drop index rows of versions superseded before ``before_ms`` (older than any live page link)."""
+    seqs = [seq for (seq,) in connection.execute(
+        "SELECT v.seq FROM version v JOIN version w ON w.seq=v.superseded JOIN index_rows r ON r.version=v.seq "
+        "WHERE v.superseded IS NOT NULL AND w.updated_ms<? LIMIT ?", (before_ms, limit))]
+    drop_rows(connection, seqs)
+    return len(seqs)
+
+
+def head_seq(connection: apsw.Connection) -> int:
+    """The newest committed ``seq``: a snapshot for searches."""
+    return int(str(connection.execute("SELECT coalesce(max(seq),0) FROM version").get))
+
+
+def decision_seq(connection: apsw.Connection) -> int:
+    """The revocation counter; a decision made at another value must be made again."""
+    return int(str(connection.execute("SELECT value FROM decision_seq").get))
+
+
+def bump_decision_seq(connection: apsw.Connection) -> None:
+    """Every decision made before this commit is void."""
+    connection.execute("UPDATE decision_seq SET value=value+1")
