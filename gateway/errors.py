@@ -7,6 +7,7 @@ Owns every exception the rooms raise on purpose; refuses HTTP status codes (``we
     │   ├── Malformed           not JSON, duplicate keys, nesting, encoding
     │   ├── Invalid             a resource that breaks the FHIR rules
     │   ├── BadSearch           a query string that cannot be run as asked
+    │   ├── FHIRPathError       an expression that does not parse, or cannot be evaluated
     │   ├── Unprocessable       well-formed, yet cannot be applied (dangling urn:uuid, bad signature)
     │   ├── TooCostly           a request beyond a stated limit
     │   ├── TooLarge            a body over the limit
@@ -78,6 +79,10 @@ class Invalid(InputRefused):
 
 class BadSearch(InputRefused):
     """A search that cannot be run as asked."""
+
+
+class FHIRPathError(InputRefused):
+    """An expression that does not parse, or an operation its values do not allow."""
 
 
 class Unprocessable(InputRefused):
