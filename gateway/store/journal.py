@@ -202,7 +202,8 @@ def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
     """Forget the index rows of versions no search may reach any more."""
     for seq in seqs:
         for (packed,) in connection.execute("SELECT hashes FROM index_rows WHERE version=?", (seq,)).fetchall():
-            hashes = struct.unpack(f"<{len(packed) // 8}q", packed)
+            data = bytes(packed)  # type: ignore[arg-type]  # apsw types a column as any SQLite value
+            hashes = struct.unpack(f"<{len(data) // 8}q", data)
             connection.executemany("DELETE FROM index_hash WHERE hash=? AND version=?", [(h, seq) for h in hashes])
         connection.execute("DELETE FROM index_rows WHERE version=?", (seq,))
         connection.execute("DELETE FROM index_date WHERE version=?", (seq,))

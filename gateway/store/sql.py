@@ -45,7 +45,7 @@ def connect(path: Path, page_key: bytes, *, cache_kib: int = _CACHE_KIB) -> apsw
         connection.execute(f"PRAGMA hexkey='{page_key.hex()}'")
         connection.execute("PRAGMA journal_mode=WAL")
     except apsw.NotADBError as error:
-        raise Misconfigured(f"{path.name} does not open with this root key; restore the key it was made with") from error
+        raise Misconfigured(f"{path.name} does not open with this root key; restore the one that made it") from error
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=OFF")
     connection.execute("PRAGMA temp_store=MEMORY")

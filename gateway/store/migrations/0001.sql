@@ -32,6 +32,7 @@ CREATE TABLE version (
   batch INTEGER                    -- NULL: waits in the outbox
 );
 CREATE UNIQUE INDEX version_place ON version (type, id, vid);
+CREATE INDEX version_type ON version (type, seq);
 CREATE INDEX version_outbox ON version (seq) WHERE batch IS NULL;
 CREATE INDEX version_batch ON version (batch) WHERE batch IS NOT NULL;
 CREATE INDEX version_patient_type ON version (patient, type) WHERE superseded IS NULL;
