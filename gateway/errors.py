@@ -30,6 +30,7 @@ Owns every exception the rooms raise on purpose; refuses HTTP status codes (``we
     │   ├── BlobUnavailable
     │   └── StoreBusy
     ├── ChainReverted           a contract refused; carries the error name and arguments
+    ├── TransactionRefused      the node will not take a transaction; carries the reason
     └── Misconfigured           settings, files or contracts that cannot work
 """
 
@@ -185,6 +186,17 @@ class ChainReverted(GatewayError):
         self.name = name
         self.arguments = arguments
         super().__init__(f"{name}{arguments!r}")
+
+
+class TransactionRefused(GatewayError):
+    """The node will not take a transaction.
+
+    ``reason``: ``nonce-too-low``, ``underpriced``, ``insufficient-funds`` or ``other``.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {message}")
 
 
 class Misconfigured(GatewayError):
