@@ -31,6 +31,7 @@ from gateway.store.journal import VERSION_COLUMNS, IndexRows, VersionRow
 
 _PROBE = 400
 """Candidates counted before a criterion is called broad."""
+_KEYS_MAX = 8192
 _SORT_LIMIT = 50_000
 """Most candidates sorted without an index to walk."""
 
@@ -93,9 +94,18 @@ class Index:
 
     def __init__(self, hasher: IndexHasher) -> None:
         self._hash = hasher.hash_fact
-        self._key = hasher.parameter_id
+        self._hasher = hasher
+        self._keys: dict[str, int] = {}
 
-    def rows(self, facts: Facts, *, type_: str, categories: Iterable[str]) -> IndexRows:
+    def _key(self, key: str) -> int:
+        known = self._keys.get(key)
+        if known is None:
+            known = self._hasher.parameter_id(key)
+            if len(self._keys) < _KEYS_MAX:
+                self._keys[key] = known
+        return known
+
+    def rows(self, facts: Facts, *, categories: Iterable[str]) -> IndexRows:
         """Hash ``facts`` for storage; ``categories`` are ``system|code`` tokens provisions may name."""
         number_key, hash_fact = self._key, self._hash
         return IndexRows(

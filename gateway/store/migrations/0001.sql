@@ -65,7 +65,6 @@ CREATE TABLE provision (
   patient INTEGER NOT NULL,
   grantee INTEGER,                 -- keyed hash of the reference; NULL on a deny for everyone
   permit INTEGER NOT NULL,
-  sealed BLOB NOT NULL,            -- the Provision itself, sealed
   types TEXT,                      -- '|Observation|Condition|' or NULL for all
   categories INTEGER NOT NULL,     -- 1 when rows in provision_category restrict it
   confidentiality INTEGER NOT NULL,

@@ -1,0 +1,175 @@
+"""The audit: one sealed row per decision and patient, each chained by hash to the one before.
+
+Owns the record of who asked for what and how it was decided, its sealing, and the FHIR AuditEvent made from
+it when asked for; refuses to be altered (rows are appended alone) or skipped (a disclosure's bytes leave
+only after its row is durable). https://hl7.org/fhir/R4/auditevent.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import apsw
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from gateway.crypto.hkdf import hkdf
+from gateway.crypto.keys import KeyRing
+from gateway.errors import BlockCorrupt
+from gateway.store import journal
+
+GROUP: Final = "audit"
+_INFO: Final = b"gateway audit row 1"
+_CIPHERS_MAX: Final = 20_000
+GENESIS: Final = bytes(32)
+"""The hash before the first row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One decision and its outcome, for one patient (or none).
+
+    ``action`` is C R U D or E; ``outcome`` 0 success, 4 refused, 8 failed (AuditEvent's codes); ``what`` are
+    versioned references; ``basis`` names the Permit, ``reason`` the Deny.
+    """
+
+    time_ms: int
+    action: str
+    interaction: str
+    outcome: str
+    what: tuple[str, ...]
+    client: str
+    user: str | None
+    role: str
+    purpose: str
+    basis: str | None = None
+    reason: str | None = None
+    provisions: tuple[str, ...] = ()
+    query: str | None = None
+    operator: bool = False
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """A row ready to be appended in the commit of what it tells."""
+
+    patient: str | None
+    time_ms: int
+    keys: bytes
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    seq: int
+    time_ms: int
+    patient: int | None
+    keys: bytes
+    sealed: bytes
+    hash: bytes
+    run: int | None
+
+
+class Audit:
+    """Seals, appends and opens rows for one custodian."""
+
+    def __init__(self, ring: KeyRing, custodian: str) -> None:
+        self._ring = ring
+        self._custodian = custodian.encode()
+        self._ciphers: dict[bytes, AESGCM] = {}
+        self._current: dict[str, tuple[bytes, AESGCM]] = {}
+
+    def _cipher(self, keys: bytes) -> AESGCM:
+        material = self._ring.open_keys(keys)
+        cipher = self._ciphers.get(material)
+        if cipher is None:
+            if len(self._ciphers) >= _CIPHERS_MAX:
+                self._ciphers.clear()
+            cipher = AESGCM(hkdf(ikm=material, salt=b"", info=_INFO))
+            self._ciphers[material] = cipher
+        return cipher
+
+    def seal(self, entry: AuditEntry, patient: str | None) -> SealedRow:
+        """Seal ``entry`` under the audit key of ``patient`` (a logical id), or the custodian's own."""
+        keys = self._ring.category_keys((patient,) if patient else (), GROUP).refs
+        nonce = os.urandom(12)
+        body = orjson.dumps({name: value for name, value in asdict(entry).items() if value})
+        sealed = nonce + self._cipher(keys).encrypt(nonce, body, self._aad(entry.time_ms, keys))
+        return SealedRow(patient, entry.time_ms, keys, sealed)
+
+    def open(self, row: StoredRow) -> AuditEntry:
+        """The entry of a stored row. Raises BlockCorrupt, or KeyDestroyed after an erasure."""
+        try:
+            body = self._cipher(row.keys).decrypt(row.sealed[:12], row.sealed[12:], self._aad(row.time_ms, row.keys))
+        except InvalidTag as error:
+            raise BlockCorrupt("an audit row does not open") from error
+        fields: dict[str, Any] = orjson.loads(body)
+        for name in ("what", "provisions"):
+            fields[name] = tuple(fields.get(name, ()))
+        fields.setdefault("outcome", "0")
+        return AuditEntry(**{"user": None, "role": "", "purpose": "", **fields})
+
+    def _aad(self, time_ms: int, keys: bytes) -> bytes:
+        return self._custodian + struct.pack(">q", time_ms) + keys
+
+
+def row_hash(previous: bytes, time_ms: int, keys: bytes, sealed: bytes) -> bytes:
+    """sha256(previous hash, time, key ids, sealed row): the chain's link."""
+    digest = hashlib.sha256(previous)
+    digest.update(struct.pack(">qII", time_ms, len(keys), len(sealed)))
+    digest.update(keys)
+    digest.update(sealed)
+    return digest.digest()
+
+
+def append(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
+    """Append rows to the chain inside the open transaction."""
+    previous = GENESIS
+    for (value,) in connection.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1"):
+        previous = bytes(value)  # type: ignore[arg-type]  # apsw types a column as any SQLite value
+    for row in rows:
+        previous = row_hash(previous, row.time_ms, row.keys, row.sealed)
+        pk = journal.ensure_patient(connection, row.patient) if row.patient else None
+        connection.execute("INSERT INTO audit (time_ms,patient,keys,sealed,hash) VALUES (?,?,?,?,?)",
+                           (row.time_ms, pk, row.keys, row.sealed, previous))
+
+
+_COLUMNS = "seq, time_ms, patient, keys, sealed, hash, run"
+
+
+def rows_of_patient(connection: apsw.Connection, patient: int, *, below: int, limit: int) -> list[StoredRow]:
+    """Rows about one patient with ``seq < below``, newest first."""
+    return [StoredRow(*row) for row in connection.execute(  # type: ignore[arg-type]  # columns as declared
+        f"SELECT {_COLUMNS} FROM audit WHERE patient=? AND seq<? ORDER BY seq DESC LIMIT ?",  # noqa: S608
+        (patient, below, limit))]
+
+
+def rows_of_all(connection: apsw.Connection, *, below: int, limit: int) -> list[StoredRow]:
+    """Rows about anyone with ``seq < below``, newest first."""
+    return [StoredRow(*row) for row in connection.execute(  # type: ignore[arg-type]  # columns as declared
+        f"SELECT {_COLUMNS} FROM audit WHERE seq<? ORDER BY seq DESC LIMIT ?", (below, limit))]  # noqa: S608
+
+
+def row(connection: apsw.Connection, seq: int) -> StoredRow | None:
+    """One row, or None."""
+    for found in connection.execute(f"SELECT {_COLUMNS} FROM audit WHERE seq=?", (seq,)):  # noqa: S608
+        return StoredRow(*found)  # type: ignore[arg-type]  # columns as declared
+    return None
+
+
+def first_broken_link(connection: apsw.Connection) -> int | None:
+    """Walk the whole chain: the seq of the first row altered, or after which one is missing; None when whole."""
+    previous, expected = GENESIS, 1
+    for seq, time_ms, keys, sealed, value in connection.execute(
+            "SELECT seq, time_ms, keys, sealed, hash FROM audit ORDER BY seq"):
+        previous = row_hash(previous, time_ms, keys, sealed)  # type: ignore[arg-type]  # columns as declared
+        if seq != expected or previous != value:
+            return int(seq)  # type: ignore[arg-type]  # columns as declared
+        expected += 1
+    return None

@@ -1,0 +1,1 @@
+"""The FHIR interactions: write, read, search, transaction, each decided, sealed and audited."""

@@ -1,0 +1,125 @@
+"""Versions as records writes and opens them: facts extracted, keys chosen, bytes sealed, blocks opened.
+
+Owns the way from a validated resource to a NewVersion and from a stored row back to the exact bytes;
+refuses to decide (``gate.py``) and to commit. ``data.md``: Envelope, Keys, Whose record is it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from gateway.access.facts import ResourceFacts
+from gateway.access.roles import NORMAL
+from gateway.crypto.envelope import Opened, Placement, VersionHeader, open_envelope, seal
+from gateway.crypto.keys import KeyRing
+from gateway.errors import BlobUnavailable
+from gateway.fhir.query import Facts
+from gateway.fhir.resource import Resource, serialise, stamp
+from gateway.store import journal
+from gateway.store.blobs import BlobBackend
+from gateway.store.index import Index
+from gateway.store.journal import IndexRows, NewVersion, VersionRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A resource that passed validation, with what deciding and indexing need of it; not sealed yet."""
+
+    resource: Resource
+    access: ResourceFacts
+    search: Facts
+
+
+def key_group(access: ResourceFacts) -> str:
+    """The label group whose category key seals a record: its confidentiality and sensitivity together."""
+    if access.confidentiality <= NORMAL and not access.labels:
+        return "general"
+    return f"c{access.confidentiality}.{access.labels:x}"
+
+
+class Versions:
+    """Seals drafts and opens rows for one custodian."""
+
+    def __init__(self, *, ring: KeyRing, custodian: str, index: Index, blobs: BlobBackend,
+                 blob_timeout_s: float) -> None:
+        self._ring = ring
+        self._custodian = custodian
+        self._index = index
+        self._blobs = blobs
+        self._blob_timeout_s = blob_timeout_s
+
+    def prepare_keys(self, drafts: Iterable[Draft]) -> None:
+        """Make the keys of many drafts with one fsync. Raises KeyDestroyed for an erased patient."""
+        self._ring.prepare([(_owners(draft.access), key_group(draft.access)) for draft in drafts])
+
+    def seal(self, draft: Draft, *, id_: str, vid: int, updated_ms: int, client: str, user: str | None) -> tuple[
+            NewVersion, bytes]:
+        """The version to append and the exact bytes a vread will return."""
+        stored = serialise(stamp(draft.resource, id_, vid, updated_ms))
+        rows = self._index.rows(draft.search, categories=draft.access.categories)
+        return self._sealed(draft.access, id_, vid, updated_ms, client, user, stored, rows, deleted=False), stored
+
+    def seal_deletion(self, last: ResourceFacts, *, vid: int, updated_ms: int, client: str,
+                      user: str | None) -> NewVersion:
+        """A version that says the resource is deleted; it keeps the last one's home and label."""
+        return self._sealed(last, last.id, vid, updated_ms, client, user, b"", IndexRows(), deleted=True)
+
+    def _sealed(self, access: ResourceFacts, id_: str, vid: int, updated_ms: int, client: str, user: str | None,
+                stored: bytes, rows: IndexRows, *, deleted: bool) -> NewVersion:
+        owners = _owners(access)
+        keys = self._ring.category_keys(owners, key_group(access))
+        header = VersionHeader(type=access.type, id=id_, version_id=vid, time_ms=updated_ms, client=client,
+                               user=user or "", deleted=deleted)
+        sealed = seal(keys.material, self._custodian, header, stored)
+        low_ms, high_ms = access.period if access.period else (None, None)
+        return NewVersion(
+            type=access.type, id=id_, vid=vid, deleted=deleted, updated_ms=updated_ms, patients=owners, client=client,
+            user=user, confidentiality=access.confidentiality, labels=access.labels, low_ms=low_ms, high_ms=high_ms,
+            keys=keys.refs, digest=sealed.digest, commitment=sealed.content_commitment, envelope=sealed.envelope,
+            rows=rows)
+
+    def open(self, connection: apsw.Connection, row: VersionRow) -> Opened:
+        """The version of ``row``: hash, key and placement checked. Raises BlockCorrupt, WrongPlacement,
+        KeyDestroyed, BlobUnavailable."""
+        envelope = journal.envelope(connection, row.seq)
+        if envelope is None:
+            envelope = self._blobs.get(row.digest, timeout_s=self._blob_timeout_s)
+        return self._opened(row, envelope)
+
+    def open_local(self, connection: apsw.Connection, row: VersionRow) -> Opened | None:
+        """``open`` where the block is in the local table; None means it must be fetched (off the event loop)."""
+        envelope = journal.envelope(connection, row.seq)
+        return None if envelope is None else self._opened(row, envelope)
+
+    def open_many(self, connection: apsw.Connection, rows: Sequence[VersionRow]) -> list[Opened]:
+        """Several versions, blocks fetched in one statement. Raises as ``open`` does."""
+        local = journal.envelopes(connection, [row.seq for row in rows])
+        missing = [row.digest for row in rows if row.seq not in local]
+        fetched = dict(self._blobs.get_many(missing, timeout_s=self._blob_timeout_s)) if missing else {}
+        found = []
+        for row in rows:
+            envelope = local.get(row.seq) or fetched.get(row.digest)
+            if envelope is None:
+                raise BlobUnavailable("a block is neither here nor with the block store")
+            found.append(self._opened(row, envelope))
+        return found
+
+    def all_local(self, connection: apsw.Connection, rows: Sequence[VersionRow]) -> bool:
+        """Whether opening these rows needs no network."""
+        if not rows:
+            return True
+        marks = ",".join("?" * len(rows))
+        count = connection.execute(f"SELECT count(*) FROM block WHERE seq IN ({marks})",  # noqa: S608
+                                   tuple(row.seq for row in rows)).get
+        return int(str(count)) == len(rows)
+
+    def _opened(self, row: VersionRow, envelope: bytes) -> Opened:
+        return open_envelope(envelope, row.digest, self._ring.open_keys(row.keys), self._custodian,
+                             Placement(type=row.type, id=row.id, version_id=row.vid))
+
+
+def _owners(access: ResourceFacts) -> tuple[str, ...]:
+    return tuple(reference.removeprefix("Patient/") for reference in access.home_patients)
