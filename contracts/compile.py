@@ -30,7 +30,7 @@ HOME = Path(__file__).resolve().parent
 CONTRACTS = ("ConsentRegistry", "HospitalRegistry", "RecordAnchor")
 SETTINGS: dict[str, Any] = {
     "evmVersion": "london",
-    "optimizer": {"enabled": True, "runs": 10_000},
+    "optimizer": {"enabled": True, "runs": 1_000_000},
     "viaIR": True,
     "metadata": {"bytecodeHash": "none", "appendCBOR": False},
 }
