@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, NewType, Protocol
 
+from eth_hash.auto import keccak
+
 from gateway.errors import Misconfigured
 
 Address = NewType("Address", str)
@@ -26,8 +28,11 @@ _ADDRESS = re.compile(r"(?:0x|0X)?([0-9a-fA-F]{40})")
 ZERO_HASH = bytes(32)
 """The rolling head of a custodian who never anchored, and the parent of block 0."""
 
-SIGNER_KINDS: tuple[str, ...] = ("wallet", "passkey", "custodial", "attested")
-"""Who signed a grant, in the contract's own order: ``kind`` on the wire is the position here."""
+SIGNER_KINDS: tuple[str, ...] = ("wallet", "custodial", "passkey", "attested")
+"""ConsentRegistry.SignerKind in its own order; the top byte of every consent nonce is a position here."""
+
+WITHOUT_END_S = 2**40 - 1
+"""A ``valid_until_s`` of this or more never ends (the contract stores 40 bits)."""
 
 
 def address(value: str | bytes) -> Address:
@@ -37,6 +42,23 @@ def address(value: str | bytes) -> Address:
     if match is None:
         raise Misconfigured(f"not an Ethereum address: {text!r}")
     return Address("0x" + match.group(1).lower())
+
+
+def grant_id(patient: Address, grantee: bytes, terms_hash: bytes) -> bytes:
+    """``keccak256(abi.encode(patient, grantee, termsHash))``, ConsentRegistry's name of a grant."""
+    return bytes(keccak(bytes(12) + bytes.fromhex(patient[2:]) + grantee + terms_hash))
+
+
+def rolling_head(head: bytes, root: bytes, manifest_digest: bytes, size_class: int) -> bytes:
+    """RecordAnchor's head after one more batch; from ``ZERO_HASH``."""
+    return bytes(keccak(head + root + manifest_digest + size_class.to_bytes(32, "big")))
+
+
+def consent_nonce(kind: int, unique: int) -> int:
+    """The signer kind in the top byte over 248 bits that the patient never used before."""
+    if not 0 <= kind < len(SIGNER_KINDS) or not 0 <= unique < 1 << 248:
+        raise ValueError("a nonce is a signer kind over 248 bits")
+    return kind << 248 | unique
 
 
 # -- where things are -------------------------------------------------------------------------------------------------
@@ -76,23 +98,27 @@ class Contracts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchored:
-    """RecordAnchor: ``head`` is the custodian's rolling head after this batch, ``previous_head`` the one before."""
+    """RecordAnchor: ``head`` is the custodian's ``rolling_head`` after this batch."""
 
     place: Place
     custodian: Address
-    previous_head: bytes
-    head: bytes
     root: bytes
     manifest_digest: bytes
     size_class: int
+    head: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """ConsentRegistry: valid in ``[valid_from_s, valid_until_s)``; ``kind`` is a ``SIGNER_KINDS`` position."""
+    """ConsentRegistry: in force in ``[valid_from_s, valid_until_s)`` while the patient's epoch is ``epoch``.
+
+    ``kind`` is a ``SIGNER_KINDS`` position; ``custodian`` the member who relayed it, None where nobody's operator did.
+    """
 
     place: Place
     patient: Address
+    grant_id: bytes
+    custodian: Address | None
     grantee: bytes
     terms_hash: bytes
     valid_from_s: int
@@ -103,46 +129,65 @@ class Granted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
-    """ConsentRegistry: this one grant ended."""
+    """ConsentRegistry: this id is over for good, also when it was never granted."""
 
     place: Place
     patient: Address
-    grantee: bytes
-    terms_hash: bytes
+    grant_id: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedAll:
-    """ConsentRegistry: every grant of the patient of an epoch below ``epoch`` ended."""
+    """ConsentRegistry: every grant of the patient of this ``epoch`` or an earlier one is over."""
 
     place: Place
     patient: Address
     epoch: int
 
 
-MemberChange = Literal["admitted", "removed", "document", "operator-added", "operator-removed"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoncesCancelled:
+    """ConsentRegistry: nonces ``word << 8 | bit`` for every bit of ``mask`` can no longer be used."""
+
+    place: Place
+    patient: Address
+    word: int
+    mask: int
+
+
+MemberChange = Literal["admitted", "removed", "endpoint", "operator-added", "operator-removed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberChanged:
-    """HospitalRegistry: ``subject`` is the operator's address for operator changes, else the member's own;
-    ``document_digest`` is the endpoint document's digest where the change carries one, else ``ZERO_HASH``."""
+    """HospitalRegistry: ``operator`` is set by operator changes, ``endpoint_digest`` (sha-256 of the endpoint
+    document) by ``admitted`` and ``endpoint``."""
 
     place: Place
     change: MemberChange
     member: Address
-    subject: Address
-    document_digest: bytes
+    operator: Address | None
+    endpoint_digest: bytes | None
 
 
-Event = Anchored | Granted | Revoked | RevokedAll | MemberChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessorNamed:
+    """HospitalRegistry: the contract of this name is replaced by the one at ``successor``."""
+
+    place: Place
+    name: str
+    successor: Address
+
+
+Event = Anchored | Granted | Revoked | RevokedAll | NoncesCancelled | MemberChanged | SuccessorNamed
 
 # -- calls (state-changing) -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnchorCall:
-    """RecordAnchor.anchor: reverts ``HeadMismatch`` unless ``expected_head`` is the custodian's head."""
+    """RecordAnchor.anchor: ``HeadMismatch`` unless ``expected_head`` is the custodian's head, ``NotOperator``,
+    ``SizeClassUnknown`` (0: up to 16 entries, 1: 64, 2: 256, 3: 1,024, 4: 4,096)."""
 
     expected_head: bytes
     root: bytes
@@ -152,7 +197,9 @@ class AnchorCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantCall:
-    """ConsentRegistry.grantBySig; ``nonce`` is unordered and used once, ``deadline_s`` ends the signature's life."""
+    """ConsentRegistry.grantBySig. ``nonce`` carries the signer kind (``consent_nonce``); ``deadline_s`` is the last
+    second the signature counts. ``SignatureInvalid``, ``NonceUsed``, ``DeadlinePassed``, ``ValidityRefused``,
+    ``GrantExists`` (an id lives once: the same terms again need a new salt), ``NotOperator``, ``SignerKindUnknown``."""
 
     patient: Address
     grantee: bytes
@@ -161,35 +208,62 @@ class GrantCall:
     valid_until_s: int
     nonce: int
     deadline_s: int
-    kind: int
     signature: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokeCall:
-    """ConsentRegistry.revokeBySig."""
+    """ConsentRegistry.revokeBySig: as ``GrantCall``, and ``AlreadyRevoked``."""
 
     patient: Address
     grantee: bytes
     terms_hash: bytes
     nonce: int
     deadline_s: int
-    kind: int
     signature: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokeAllCall:
-    """ConsentRegistry.revokeAllBySig: bumps the patient's epoch."""
+    """ConsentRegistry.revokeAllBySig: ends ``epoch``, which must be the patient's present one (``EpochMismatch``)."""
 
     patient: Address
+    epoch: int
     nonce: int
     deadline_s: int
-    kind: int
     signature: bytes
 
 
-Call = AnchorCall | GrantCall | RevokeCall | RevokeAllCall
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantBatchCall:
+    """ConsentRegistry.grantBatchBySig: all or none."""
+
+    grants: tuple[GrantCall, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeBatchCall:
+    """ConsentRegistry.revokeBatchBySig: all or none."""
+
+    revocations: tuple[RevokeCall, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOperatorCall:
+    """HospitalRegistry.addOperator, by a member: ``NotMember``, ``OperatorTaken``, ``TooManyOperators``."""
+
+    operator: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetEndpointCall:
+    """HospitalRegistry.setEndpoint, by a member: ``NotMember``."""
+
+    endpoint_digest: bytes
+
+
+Call = (AnchorCall | GrantCall | RevokeCall | RevokeAllCall | GrantBatchCall | RevokeBatchCall | AddOperatorCall
+        | SetEndpointCall)
 
 # -- transactions -----------------------------------------------------------------------------------------------------
 
@@ -297,10 +371,16 @@ class Chain(Protocol):
         """Whether the grant lives and is in time at that block."""
 
     def granted_count(self, patient: Address, *, at: int | None = None) -> int:
-        """How many grants of the patient's present epoch are not revoked."""
+        """How many grants of the patient's present epoch are not revoked, expired ones included."""
 
-    def is_member(self, member: Address, *, at: int | None = None) -> bool:
-        """Whether HospitalRegistry has the address as an active member."""
+    def epoch(self, patient: Address, *, at: int | None = None) -> int:
+        """The patient's present epoch: what a ``RevokeAllCall`` names."""
+
+    def is_nonce_used(self, patient: Address, nonce: int, *, at: int | None = None) -> bool:
+        """Whether a consent nonce was used or cancelled."""
+
+    def member_of(self, operator: Address | None = None, *, at: int | None = None) -> Address | None:
+        """The member (custodian) an account acts for, default: the operator; None: for nobody."""
 
     def nonce(self, tag: Tag, *, of: Address | None = None) -> int:
         """The next nonce of ``of`` (default: the operator), counting waiting transactions if ``pending``."""

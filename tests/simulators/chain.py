@@ -15,7 +15,9 @@ from typing import Literal
 
 from gateway.errors import ChainReverted, ChainUnavailable, GatewayError, TransactionRefused
 from gateway.ledger.chain import (
+    SIGNER_KINDS,
     ZERO_HASH,
+    AddOperatorCall,
     Address,
     AnchorCall,
     Anchored,
@@ -24,6 +26,7 @@ from gateway.ledger.chain import (
     Contracts,
     Event,
     Fees,
+    GrantBatchCall,
     GrantCall,
     Granted,
     MemberChange,
@@ -32,31 +35,37 @@ from gateway.ledger.chain import (
     Receipt,
     Revert,
     RevokeAllCall,
+    RevokeBatchCall,
     RevokeCall,
     Revoked,
     RevokedAll,
+    SetEndpointCall,
     SignedTransaction,
     Tag,
     Transaction,
     address,
+    grant_id,
+    rolling_head,
 )
 
 OPERATOR = address("0x" + "11" * 20)
-GAS: Mapping[type, int] = {AnchorCall: 36_000, GrantCall: 80_000, RevokeCall: 45_000, RevokeAllCall: 60_000}
+GAS: Mapping[type, int] = {AnchorCall: 36_000, GrantCall: 80_000, RevokeCall: 45_000, RevokeAllCall: 60_000,
+                           GrantBatchCall: 400_000, RevokeBatchCall: 400_000, AddOperatorCall: 90_000,
+                           SetEndpointCall: 30_000}
+Emit = Callable[[Place], Event]
 
 
 def _hash(*parts: object) -> bytes:
     return hashlib.sha256(repr(parts).encode()).digest()
 
 
-GrantId = tuple[Address, bytes, bytes]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grant:
+    patient: Address
     valid_from_s: int
     valid_until_s: int
     epoch: int
+    revoked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +73,10 @@ class _State:
     """What the contracts and accounts hold after a block; mappings are never changed in place."""
 
     heads: Mapping[Address, bytes] = field(default_factory=dict)
-    grants: Mapping[GrantId, _Grant] = field(default_factory=dict)
+    grants: Mapping[bytes, _Grant] = field(default_factory=dict)
     epochs: Mapping[Address, int] = field(default_factory=dict)
     used: frozenset[tuple[Address, int]] = frozenset()
-    members: frozenset[Address] = frozenset()
+    operators: Mapping[Address, Address] = field(default_factory=dict)
     nonces: Mapping[Address, int] = field(default_factory=dict)
 
 
@@ -87,8 +96,8 @@ class _Membership:
 
     change: MemberChange
     member: Address
-    subject: Address
-    document_digest: bytes
+    operator: Address | None
+    endpoint_digest: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +139,7 @@ class ChainSimulator:
                                     consent_registry=address("0x" + "c1" * 20),
                                     hospital_registry=address("0x" + "d1" * 20))
         if world is None:
-            state = _State(members=frozenset(members if members is not None else (operator,)))
+            state = _State(operators={member: member for member in (members if members is not None else (operator,))})
             genesis = Block(number=0, hash=_hash("genesis", chain_id), parent_hash=ZERO_HASH, time_s=now_s)
             world = _World(blocks=[_Mined(block=genesis, state=state, txs=(), receipts={})], now_s=now_s,
                            automine=automine, balances={operator: 10**21})
@@ -180,19 +189,27 @@ class ChainSimulator:
     def is_granted(self, patient: Address, grantee: bytes, terms_hash: bytes, *, at: int | None = None) -> bool:
         with self._asked("is_granted"):
             mined = self._at(at)
-            grant = mined.state.grants.get((patient, grantee, terms_hash))
-            return (grant is not None and grant.epoch == mined.state.epochs.get(patient, 0)
+            grant = mined.state.grants.get(grant_id(patient, grantee, terms_hash))
+            return (grant is not None and not grant.revoked and grant.epoch == mined.state.epochs.get(patient, 0)
                     and grant.valid_from_s <= mined.block.time_s < grant.valid_until_s)
 
     def granted_count(self, patient: Address, *, at: int | None = None) -> int:
         with self._asked("granted_count"):
             state = self._at(at).state
-            return sum(1 for (who, _, _), grant in state.grants.items()
-                       if who == patient and grant.epoch == state.epochs.get(patient, 0))
+            return sum(1 for grant in state.grants.values() if grant.patient == patient and not grant.revoked
+                       and grant.epoch == state.epochs.get(patient, 0))
 
-    def is_member(self, member: Address, *, at: int | None = None) -> bool:
-        with self._asked("is_member"):
-            return member in self._at(at).state.members
+    def epoch(self, patient: Address, *, at: int | None = None) -> int:
+        with self._asked("epoch"):
+            return self._at(at).state.epochs.get(patient, 0)
+
+    def is_nonce_used(self, patient: Address, nonce: int, *, at: int | None = None) -> bool:
+        with self._asked("is_nonce_used"):
+            return (patient, nonce) in self._at(at).state.used
+
+    def member_of(self, operator: Address | None = None, *, at: int | None = None) -> Address | None:
+        with self._asked("member_of"):
+            return self._at(at).state.operators.get(operator or self._operator)
 
     def nonce(self, tag: Tag, *, of: Address | None = None) -> int:
         with self._asked("nonce"):
@@ -346,14 +363,13 @@ class ChainSimulator:
     def set_balance(self, wei: int, of: Address | None = None) -> None:
         self._world.balances[of or self._operator] = wei
 
-    def change_member(self, change: MemberChange, member: Address, *, subject: Address | None = None,
-                      document_digest: bytes = ZERO_HASH) -> Block:
+    def change_member(self, change: MemberChange, member: Address, *, operator: Address | None = None,
+                      endpoint_digest: bytes | None = None) -> Block:
         """What HospitalRegistry would emit after a vote; mines a block."""
         registrar = address("0x" + "ee" * 20)
         with self._world.lock:
             nonce = self._tip.state.nonces.get(registrar, 0)
-            call = _Membership(change=change, member=member, subject=subject or member,
-                               document_digest=document_digest)
+            call = _Membership(change=change, member=member, operator=operator, endpoint_digest=endpoint_digest)
             digest = _hash("member", nonce, call)
             self._append([_Tx(hash=digest, raw=digest, sender=registrar, nonce=nonce, call=call,
                               fees=Fees(max_fee=1, priority=None))])
@@ -419,10 +435,10 @@ class ChainSimulator:
         block = Block(number=number, hash=block_hash, parent_hash=parent.block.hash, time_s=time_s)
         state, receipts, log_index = parent.state, {}, 0
         for tx in txs:
-            ran, makers, revert = self._run(tx.call, tx.sender, state, time_s)
+            ran, emits, revert = self._run(tx.call, tx.sender, state, time_s)
             events = []
-            for make in makers:
-                events.append(make(Place(block_number=number, block_hash=block_hash, tx_hash=tx.hash,
+            for emit in emits:
+                events.append(emit(Place(block_number=number, block_hash=block_hash, tx_hash=tx.hash,
                                          log_index=log_index)))
                 log_index += 1
             state = replace(ran, nonces={**ran.nonces, tx.sender: tx.nonce + 1})
@@ -431,55 +447,116 @@ class ChainSimulator:
             world.pool.pop(tx.hash, None)
         world.blocks.append(_Mined(block=block, state=state, txs=tuple(txs), receipts=receipts))
 
-    def _run(self, call: Call | _Membership, sender: Address, state: _State, now_s: int,
-             ) -> tuple[_State, list[Callable[[Place], Event]], Revert | None]:
-        """The contracts: the state after, the events, or why not."""
-
-        def refused(name: str, *arguments: object) -> tuple[_State, list[Callable[[Place], Event]], Revert]:
-            return state, [], Revert(name=name, arguments=arguments)
-
+    def _run(self, call: Call | _Membership, sender: Address, state: _State, now_s: int) -> Outcome:
+        """The contracts: the state after, what is emitted, or why not (and then the state is as before)."""
         match call:
             case AnchorCall():
-                head = state.heads.get(sender, ZERO_HASH)
-                if sender not in state.members:
-                    return refused("NotMember", sender)
-                if call.expected_head != head:
-                    return refused("HeadMismatch", call.expected_head, head)
-                after = _hash("head", head, call.root, call.manifest_digest)
-                return (replace(state, heads={**state.heads, sender: after}),
-                        [lambda place: Anchored(place=place, custodian=sender, previous_head=head, head=after,
-                                                root=call.root, manifest_digest=call.manifest_digest,
-                                                size_class=call.size_class)], None)
+                return _anchor(call, sender, state)
             case _Membership():
-                members = {"admitted": state.members | {call.member},
-                           "removed": state.members - {call.member}}.get(call.change, state.members)
-                return (replace(state, members=members),
-                        [lambda place: MemberChanged(place=place, change=call.change, member=call.member,
-                                                     subject=call.subject, document_digest=call.document_digest)],
-                        None)
+                return _membership(call, state)
+            case AddOperatorCall() | SetEndpointCall():
+                return _own_membership(call, sender, state)
+            case GrantBatchCall() | RevokeBatchCall():
+                after, emits = state, []
+                parts = call.grants if isinstance(call, GrantBatchCall) else call.revocations
+                for part in parts:
+                    after, emitted, revert = self._consent(part, sender, after, now_s)
+                    if revert is not None:
+                        return state, [], revert
+                    emits += emitted
+                return after, emits, None
+            case GrantCall() | RevokeCall() | RevokeAllCall():
+                return self._consent(call, sender, state, now_s)
+
+    def _consent(self, call: GrantCall | RevokeCall | RevokeAllCall, sender: Address, state: _State, now_s: int,
+                 ) -> Outcome:
+        patient, kind = call.patient, call.nonce >> 248
         if now_s > call.deadline_s:
-            return refused("SignatureExpired", call.deadline_s)
+            return _refused(state, "DeadlinePassed", call.deadline_s, now_s)
+        if kind >= len(SIGNER_KINDS):
+            return _refused(state, "SignerKindUnknown", kind)
+        if (patient, call.nonce) in state.used:
+            return _refused(state, "NonceUsed", patient, call.nonce)
+        spent = replace(state, used=state.used | {(patient, call.nonce)})
+        epoch = state.epochs.get(patient, 0)
+        custodian = state.operators.get(sender)
+        if isinstance(call, RevokeAllCall) and call.epoch != epoch:
+            return _refused(state, "EpochMismatch", patient, call.epoch, epoch)
+        if isinstance(call, GrantCall) and SIGNER_KINDS[kind] in ("custodial", "attested") and custodian is None:
+            return _refused(state, "NotOperator", sender)
         if not self.accepts_signature(call):
-            return refused("InvalidSignature", call.patient)
-        if (call.patient, call.nonce) in state.used:
-            return refused("NonceUsed", call.patient, call.nonce)
-        state_used = replace(state, used=state.used | {(call.patient, call.nonce)})
-        epoch = state.epochs.get(call.patient, 0)
+            return _refused(state, "SignatureInvalid", patient, kind, _hash("digest", call))
         if isinstance(call, RevokeAllCall):
-            return (replace(state_used, epochs={**state.epochs, call.patient: epoch + 1}),
-                    [lambda place: RevokedAll(place=place, patient=call.patient, epoch=epoch + 1)], None)
-        grant_id = (call.patient, call.grantee, call.terms_hash)
-        live = grant_id in state.grants and state.grants[grant_id].epoch == epoch
+            return (replace(spent, epochs={**state.epochs, patient: epoch + 1}),
+                    [lambda place: RevokedAll(place=place, patient=patient, epoch=epoch)], None)
+        name = grant_id(patient, call.grantee, call.terms_hash)
+        present = state.grants.get(name)
         if isinstance(call, RevokeCall):
-            if not live:
-                return refused("NotGranted", call.patient, call.grantee, call.terms_hash)
-            return (replace(state_used, grants={k: g for k, g in state.grants.items() if k != grant_id}),
-                    [lambda place: Revoked(place=place, patient=call.patient, grantee=call.grantee,
-                                           terms_hash=call.terms_hash)], None)
-        if call.valid_until_s <= max(call.valid_from_s, now_s):
-            return refused("InvalidPeriod", call.valid_from_s, call.valid_until_s)
-        grant = _Grant(valid_from_s=call.valid_from_s, valid_until_s=call.valid_until_s, epoch=epoch)
-        return (replace(state_used, grants={**state.grants, grant_id: grant}),
-                [lambda place: Granted(place=place, patient=call.patient, grantee=call.grantee,
-                                       terms_hash=call.terms_hash, valid_from_s=call.valid_from_s,
-                                       valid_until_s=call.valid_until_s, kind=call.kind, epoch=epoch)], None)
+            if present is not None and present.revoked:
+                return _refused(state, "AlreadyRevoked", name)
+            over = replace(present, revoked=True) if present else _Grant(
+                patient=patient, valid_from_s=0, valid_until_s=0, epoch=0, revoked=True)
+            return (replace(spent, grants={**state.grants, name: over}),
+                    [lambda place: Revoked(place=place, patient=patient, grant_id=name)], None)
+        if call.valid_until_s <= max(call.valid_from_s, now_s) or call.valid_from_s >= 1 << 32:
+            return _refused(state, "ValidityRefused", call.valid_from_s, call.valid_until_s, now_s)
+        if present is not None:
+            return _refused(state, "GrantExists", name, 2 if present.revoked else 1)
+        grant = _Grant(patient=patient, valid_from_s=call.valid_from_s, valid_until_s=call.valid_until_s,
+                       epoch=epoch, revoked=False)
+        return (replace(spent, grants={**state.grants, name: grant}),
+                [lambda place: Granted(place=place, patient=patient, grant_id=name, custodian=custodian,
+                                       grantee=call.grantee, terms_hash=call.terms_hash,
+                                       valid_from_s=call.valid_from_s, valid_until_s=call.valid_until_s, kind=kind,
+                                       epoch=epoch)], None)
+
+
+Outcome = tuple[_State, list[Emit], Revert | None]
+
+
+def _refused(state: _State, name: str, *arguments: object) -> Outcome:
+    return state, [], Revert(name=name, arguments=arguments)
+
+
+def _anchor(call: AnchorCall, sender: Address, state: _State) -> Outcome:
+    if call.size_class > 4:
+        return _refused(state, "SizeClassUnknown", call.size_class)
+    custodian = state.operators.get(sender)
+    if custodian is None:
+        return _refused(state, "NotOperator", sender)
+    head = state.heads.get(custodian, ZERO_HASH)
+    if call.expected_head != head:
+        return _refused(state, "HeadMismatch", call.expected_head, head)
+    after = rolling_head(head, call.root, call.manifest_digest, call.size_class)
+    return (replace(state, heads={**state.heads, custodian: after}),
+            [lambda place: Anchored(place=place, custodian=custodian, root=call.root,
+                                    manifest_digest=call.manifest_digest, size_class=call.size_class, head=after)],
+            None)
+
+
+def _membership(call: _Membership, state: _State) -> Outcome:
+    operators = dict(state.operators)
+    match call.change:
+        case "admitted":
+            operators[call.member] = call.member
+        case "removed":
+            operators = {who: member for who, member in operators.items() if member != call.member}
+        case "operator-added" if call.operator is not None:
+            operators[call.operator] = call.member
+        case "operator-removed" if call.operator is not None:
+            operators.pop(call.operator, None)
+    return (replace(state, operators=operators),
+            [lambda place: MemberChanged(place=place, change=call.change, member=call.member,
+                                         operator=call.operator, endpoint_digest=call.endpoint_digest)], None)
+
+
+def _own_membership(call: AddOperatorCall | SetEndpointCall, sender: Address, state: _State) -> Outcome:
+    if state.operators.get(sender) != sender:
+        return _refused(state, "NotMember", sender)
+    if isinstance(call, SetEndpointCall):
+        return _membership(_Membership(change="endpoint", member=sender, operator=None,
+                                       endpoint_digest=call.endpoint_digest), state)
+    if call.operator in state.operators:
+        return _refused(state, "OperatorTaken", call.operator, state.operators[call.operator])
+    return _membership(_Membership(change="operator-added", member=sender, operator=call.operator,
+                                   endpoint_digest=None), state)
