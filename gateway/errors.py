@@ -131,7 +131,18 @@ class PreconditionFailed(GatewayError):
 
 
 class Unauthenticated(GatewayError):
-    """No token, or one that is unknown, expired or revoked."""
+    """No token, or one that is unknown, expired or revoked.
+
+    ``error`` is RFC 6750's code, None when no token was sent; ``reason`` and ``token`` (its id, where there is
+    one) are for the audit and never shown.
+    """
+
+    def __init__(self, message: str, *, error: str | None = None, reason: str = "absent",
+                 token: str | None = None) -> None:
+        self.error = error
+        self.reason = reason
+        self.token = token
+        super().__init__(message)
 
 
 class Forbidden(GatewayError):
