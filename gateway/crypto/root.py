@@ -40,7 +40,7 @@ class Root:
         if len(secret) != SIZE:
             raise Misconfigured(f"the root key must be {SIZE} bytes, not {len(secret)}")
         if len(set(secret)) < 8:
-            raise Misconfigured("the root key is not random: make one with `gateway keys root`")
+            raise Misconfigured("the root key is not random: too few different bytes")
         self._secret = bytes(secret)
         self.fingerprint: bytes = self.derive("fingerprint")[:16]
 
