@@ -78,7 +78,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
 
     /// @inheritdoc IConsentRegistry
     function revoke(bytes32 grantee, bytes32 termsHash) external {
-        _revoke(msg.sender, ConsentMessage.grantId(msg.sender, grantee, termsHash));
+        _revoke(msg.sender, grantee, termsHash);
     }
 
     /// @inheritdoc IConsentRegistry
@@ -194,7 +194,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         SignerKind kind = _spend(r.patient, r.nonce, r.deadline);
         // A key a custodian keeps signs only through a custodian, so that the event names one.
         bool kept = kind == SignerKind.Custodial || kind == SignerKind.Attested;
-        if (kept && custodian == address(0)) revert NotOperator(msg.sender);
+        if (kept && custodian == address(0)) revert NotMember(msg.sender);
         _requireSigned(r.patient, kind, ConsentMessage.hashGrant(r), signature);
         return _grant(r.patient, r.grantee, r.termsHash, r.validFrom, r.validUntil, kind, custodian);
     }
@@ -202,12 +202,12 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
     function _revokeBySig(RevokeRequest calldata r, bytes calldata signature) private {
         SignerKind kind = _spend(r.patient, r.nonce, r.deadline);
         _requireSigned(r.patient, kind, ConsentMessage.hashRevoke(r), signature);
-        _revoke(r.patient, ConsentMessage.grantId(r.patient, r.grantee, r.termsHash));
+        _revoke(r.patient, r.grantee, r.termsHash);
     }
 
     /// @dev Uses up the nonce before any signature is asked about: a contract wallet is called after it.
     function _spend(address patient, uint256 nonce, uint64 deadline) private returns (SignerKind kind) {
-        if (block.timestamp > deadline) revert DeadlinePassed(deadline, block.timestamp);
+        if (block.timestamp > deadline) revert SignatureExpired(deadline, block.timestamp);
         uint8 top = uint8(nonce >> 248);
         if (top > uint8(type(SignerKind).max)) revert SignerKindUnknown(top);
         uint256 bit = 1 << (nonce & 0xff);
@@ -226,7 +226,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         if (kind == SignerKind.Passkey) signed = Passkey.signed(patient, digest, signature);
         else if (kind == SignerKind.Wallet) signed = Signer.signed(patient, digest, signature);
         else signed = Signer.signedByKey(patient, digest, signature);
-        if (!signed) revert SignatureInvalid(patient, uint8(kind), digest);
+        if (!signed) revert InvalidSignature(patient, uint8(kind), digest);
     }
 
     function _grant(
@@ -239,7 +239,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         address custodian
     ) private returns (bytes32 grantId) {
         if (validUntil <= validFrom || validUntil <= block.timestamp || validFrom > type(uint32).max) {
-            revert ValidityRefused(validFrom, validUntil, block.timestamp);
+            revert InvalidPeriod(validFrom, validUntil, block.timestamp);
         }
         grantId = ConsentMessage.grantId(patient, grantee, termsHash);
         State state = _stateOf(_slots[grantId].mark);
@@ -259,8 +259,9 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         );
     }
 
-    /// @dev An id is a hash over its patient, and the caller gives what it is a hash of: nobody reaches another's.
-    function _revoke(address patient, bytes32 grantId) private {
+    /// @dev The id is made here, over the patient: nobody reaches another's.
+    function _revoke(address patient, bytes32 grantee, bytes32 termsHash) private {
+        bytes32 grantId = ConsentMessage.grantId(patient, grantee, termsHash);
         Slot storage slot = _slots[grantId];
         uint8 mark = slot.mark;
         State state = _stateOf(mark);
@@ -271,7 +272,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
             _accounts[patient].live -= 1;
         }
         slot.mark = _mark(State.Revoked, SignerKind(mark & 0x0f));
-        emit Revoked(patient, grantId);
+        emit Revoked(patient, grantId, grantee, termsHash);
     }
 
     function _revokeAll(address patient) private {
@@ -280,7 +281,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         if (epoch == type(uint16).max) revert EpochsExhausted(patient);
         account.epoch = epoch + 1;
         account.live = 0;
-        emit RevokedAll(patient, epoch);
+        emit RevokedAll(patient, epoch + 1);
     }
 
     function _isGranted(bytes32 grantId) private view returns (bool) {

@@ -23,12 +23,11 @@ contract RecordAnchor is IRecordAnchor {
     function anchor(bytes32 expectedHead, bytes32 root, bytes32 manifestDigest, uint8 sizeClass) external {
         if (sizeClass > LAST_SIZE_CLASS) revert SizeClassUnknown(sizeClass);
         address custodian = _REGISTRY.memberOf(msg.sender);
-        if (custodian == address(0)) revert NotOperator(msg.sender);
+        if (custodian == address(0)) revert NotMember(msg.sender);
         bytes32 actual = head[custodian];
         if (actual != expectedHead) revert HeadMismatch(expectedHead, actual);
-        bytes32 newHead = keccak256(abi.encode(actual, root, manifestDigest, sizeClass));
-        head[custodian] = newHead;
-        emit Anchored(custodian, root, manifestDigest, sizeClass, newHead);
+        head[custodian] = keccak256(abi.encode(expectedHead, root, manifestDigest, sizeClass));
+        emit Anchored(custodian, root, manifestDigest, sizeClass, expectedHead);
     }
 
     /// @inheritdoc IRecordAnchor

@@ -92,23 +92,24 @@ interface IConsentRegistry {
         uint8 kind,
         uint64 epoch
     );
-    event Revoked(address indexed patient, bytes32 indexed grantId);
-    /// @param epoch the epoch that ended: every grant of this or an earlier epoch is over
+    /// @notice Also of an id never granted: that grant can no longer land.
+    event Revoked(address indexed patient, bytes32 indexed grantId, bytes32 grantee, bytes32 termsHash);
+    /// @param epoch the patient's epoch from here on: every grant of an earlier one is over
     event RevokedAll(address indexed patient, uint64 epoch);
     event NoncesCancelled(address indexed patient, uint256 indexed word, uint256 mask);
 
     /// @notice The signature is not the patient's over exactly this message.
-    error SignatureInvalid(address patient, uint8 kind, bytes32 digest);
+    error InvalidSignature(address patient, uint8 kind, bytes32 digest);
     /// @notice The nonce's top byte names no signer kind.
     error SignerKindUnknown(uint8 kind);
     /// @notice A custodial or attested grant is relayed only by an account that acts for a member.
-    error NotOperator(address caller);
+    error NotMember(address caller);
     /// @notice The nonce was used or cancelled.
     error NonceUsed(address patient, uint256 nonce);
     /// @notice The signature came too late.
-    error DeadlinePassed(uint64 deadline, uint256 blockTime);
+    error SignatureExpired(uint64 deadline, uint256 blockTime);
     /// @notice The grant would never be in force, or begins after 2^32 - 1.
-    error ValidityRefused(uint64 validFrom, uint64 validUntil, uint256 blockTime);
+    error InvalidPeriod(uint64 validFrom, uint64 validUntil, uint256 blockTime);
     /// @notice This id was granted or revoked before.
     error GrantExists(bytes32 grantId, State state);
     /// @notice This id is revoked.

@@ -11,13 +11,14 @@ interface IRecordAnchor {
     /// @param root the Merkle root over the batch's leaves
     /// @param manifestDigest sha-256 of the batch's manifest block
     /// @param sizeClass 0: up to 16 entries, 1: 64, 2: 256, 3: 1,024, 4: 4,096
-    /// @param newHead the custodian's rolling head from here on
+    /// @param previousHead the custodian's rolling head before; the one after follows from these four values, so a
+    ///        lone event proves its place
     event Anchored(
-        address indexed custodian, bytes32 root, bytes32 manifestDigest, uint8 sizeClass, bytes32 newHead
+        address indexed custodian, bytes32 root, bytes32 manifestDigest, uint8 sizeClass, bytes32 previousHead
     );
 
     /// @notice The caller acts for no member of the registry.
-    error NotOperator(address caller);
+    error NotMember(address caller);
     /// @notice The custodian's head is another: this batch is anchored already, or one before it is missing.
     error HeadMismatch(bytes32 expected, bytes32 actual);
     /// @notice There is no such size class.
