@@ -6,6 +6,7 @@ refuses to decide (``gate.py``) and to commit. ``data.md``: Envelope, Keys, Whos
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,10 @@ from gateway.store.journal import IndexRows, NewVersion, VersionRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A resource that passed validation, with what deciding and indexing need of it; not sealed yet."""
+    """A resource that passed validation, with what deciding and indexing need of it; not sealed yet.
+
+    ``access.categories`` are keyed hashes in decimal, as in ``stored_facts``.
+    """
 
     resource: Resource
     access: ResourceFacts
@@ -38,6 +42,16 @@ def key_group(access: ResourceFacts) -> str:
     if access.confidentiality <= NORMAL and not access.labels:
         return "general"
     return f"c{access.confidentiality}.{access.labels:x}"
+
+
+def stored_facts(connection: apsw.Connection, row: VersionRow) -> ResourceFacts:
+    """What the decision needs of a stored version, without opening it; categories are keyed hashes in decimal."""
+    return ResourceFacts(
+        type=row.type, id=row.id,
+        home_patients=tuple(f"Patient/{id_}" for id_ in journal.patients_of(connection, row)),
+        author_client=row.client, author_user=row.user, confidentiality=row.confidentiality, labels=row.labels,
+        period=None if row.low_ms is None or row.high_ms is None else (row.low_ms, row.high_ms),
+        categories=frozenset(str(hash_) for (hash_,) in struct.iter_unpack("<q", row.categories)))
 
 
 class Versions:
@@ -59,7 +73,7 @@ class Versions:
             NewVersion, bytes]:
         """The version to append and the exact bytes a vread will return."""
         stored = serialise(stamp(draft.resource, id_, vid, updated_ms))
-        rows = self._index.rows(draft.search, categories=draft.access.categories)
+        rows = self._index.rows(draft.search, categories=[int(hash_) for hash_ in draft.access.categories])
         return self._sealed(draft.access, id_, vid, updated_ms, client, user, stored, rows, deleted=False), stored
 
     def seal_deletion(self, last: ResourceFacts, *, vid: int, updated_ms: int, client: str,
@@ -78,7 +92,7 @@ class Versions:
         return NewVersion(
             type=access.type, id=id_, vid=vid, deleted=deleted, updated_ms=updated_ms, patients=owners, client=client,
             user=user, confidentiality=access.confidentiality, labels=access.labels, low_ms=low_ms, high_ms=high_ms,
-            keys=keys.refs, digest=sealed.digest, commitment=sealed.content_commitment, envelope=sealed.envelope,
+            categories=struct.pack(f"<{len(access.categories)}q", *map(int, access.categories)), keys=keys.refs, digest=sealed.digest, commitment=sealed.content_commitment, envelope=sealed.envelope,
             rows=rows)
 
     def open(self, connection: apsw.Connection, row: VersionRow) -> Opened:

@@ -32,6 +32,7 @@ from gateway.store.journal import VERSION_COLUMNS, IndexRows, VersionRow
 _PROBE = 400
 """Candidates counted before a criterion is called broad."""
 _KEYS_MAX = 8192
+_NOTHING: tuple[Any, ...] = ()
 _SORT_LIMIT = 50_000
 """Most candidates sorted without an index to walk."""
 
@@ -105,15 +106,14 @@ class Index:
                 self._keys[key] = known
         return known
 
-    def rows(self, facts: Facts, *, categories: Iterable[str]) -> IndexRows:
-        """Hash ``facts`` for storage; ``categories`` are ``system|code`` tokens provisions may name."""
+    def rows(self, facts: Facts, *, categories: Iterable[int]) -> IndexRows:
+        """Hash ``facts`` for storage; ``categories`` are hashes of ``category``."""
         number_key, hash_fact = self._key, self._hash
         return IndexRows(
-            hashes=tuple({hash_fact(fact.key, fact.text) for fact in facts.hashes}),
+            hashes=tuple({*categories, *[hash_fact(fact.key, fact.text) for fact in facts.hashes]}),
             numbers=tuple((number_key(f.key), f.low, f.high, hash_fact("unit", f.unit) if f.unit else 0,
                            hash_fact("unit", f.unit_code) if f.unit_code else 0) for f in facts.numbers),
             dates=tuple((number_key(f.key), f.low_ms, f.high_ms) for f in facts.dates),
-            categories=tuple(self.category(token) for token in categories),
         )
 
     def category(self, token: str) -> int:
@@ -131,7 +131,7 @@ class Index:
                             (self._hash(key, text),))
             case NumberIs():
                 compare = _range(predicate.comparator, "n.low", "n.high", predicate.low, predicate.high)
-                unit, parameters = "", ()
+                unit, parameters = "", _NOTHING
                 if predicate.unit:
                     unit, parameters = " AND n.unit=?", (self._hash("unit", predicate.unit),)
                 elif predicate.unit_code:
@@ -174,6 +174,17 @@ class Index:
                 return None
             hashes.append(self._hash(predicate.key, predicate.text))
         return tuple(hashes)
+
+    def condition(self, query: Query) -> SqlBound:
+        """The criteria alone as a condition on ``version v``: what a granular scope asks."""
+        sql = self._join(" AND ", [self._criterion(criterion) for criterion in query.criteria])
+        return SqlBound(sql.text, sql.parameters)
+
+    def matches(self, connection: apsw.Connection, query: Query, seq: int) -> bool:
+        """Whether the version ``seq`` meets the criteria."""
+        sql = self.condition(query)
+        return connection.execute(f"SELECT 1 FROM version v WHERE v.seq=? AND {sql.condition}",  # noqa: S608
+                                  (seq, *sql.parameters)).get is not None
 
     def _driver(self, connection: apsw.Connection, query: Query) -> tuple[_Sql, int, Criterion | None]:
         """The FROM clause that yields fewest candidates, about how many (at most _PROBE), what it covers."""
@@ -246,8 +257,8 @@ class Index:
     def _run(connection: apsw.Connection, sql: str, parameters: tuple[Any, ...], offset: int = 0) -> list[Match]:
         found = []
         for number, row in enumerate(connection.execute(sql, parameters), offset + 1):
-            version = VersionRow(*row[:19])  # type: ignore[arg-type]  # apsw types a column as any SQLite value
-            found.append(Match(version, Cursor(row[19], version.seq, number)))  # type: ignore[arg-type]
+            version = VersionRow(*row[:20])
+            found.append(Match(version, Cursor(row[20], version.seq, number)))
         return found
 
     def _value(self, key: SortKey) -> _Sql:
@@ -269,7 +280,7 @@ class Index:
     def _sorted_by_one(self, connection: apsw.Connection, key: SortKey, source: str, driver: _Sql, where: _Sql,
                        limit: int, after: Cursor | None) -> list[Match]:
         value, down = self._value(key), key.descending
-        seek, seek_parameters = "", ()
+        seek, seek_parameters = "", _NOTHING
         if after is not None and after.value is not None:
             beyond = "<" if down else ">"
             seek = f"WHERE (o{beyond}? OR (o=? AND seq{beyond}?) OR o IS NULL)"
@@ -290,7 +301,7 @@ class Index:
         order, beyond = ("DESC", "<") if down else ("ASC", ">")
         found: list[Match] = []
         if after is None or after.value is not None:
-            seek, seek_parameters = "", ()
+            seek, seek_parameters = "", _NOTHING
             if after is not None:
                 # The plain range comes first so that the index is entered at the cursor.
                 seek = f"AND t.low_ms{beyond}=? AND (t.low_ms{beyond}? OR t.version{beyond}?)"

@@ -25,7 +25,6 @@ class IndexRows:
     hashes: tuple[int, ...] = ()
     numbers: tuple[tuple[int, float, float, int, int], ...] = ()
     dates: tuple[tuple[int, int, int], ...] = ()
-    categories: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +43,7 @@ class NewVersion:
     labels: int
     low_ms: int | None
     high_ms: int | None
+    categories: bytes
     keys: bytes
     digest: bytes
     commitment: bytes
@@ -70,14 +70,16 @@ class VersionRow:
     labels: int
     low_ms: int | None
     high_ms: int | None
+    categories: bytes
     keys: bytes
     digest: bytes
     commitment: bytes
     batch: int | None
 
 
-VERSION_COLUMNS = ("v.seq, v.type, v.id, v.vid, v.superseded, v.deleted, v.updated_ms, v.patient, v.others, v.client, "
-                   "v.user, v.confidentiality, v.labels, v.low_ms, v.high_ms, v.keys, v.digest, v.commitment, v.batch")
+VERSION_COLUMNS = ("v.seq, v.type, v.id, v.vid, v.superseded, v.deleted, v.updated_ms, v.patient, v.others, "
+                   "v.client, v.user, v.confidentiality, v.labels, v.low_ms, v.high_ms, v.categories, v.keys, "
+                   "v.digest, v.commitment, v.batch")
 
 
 def current(connection: apsw.Connection, type_: str, id_: str) -> VersionRow | None:
@@ -164,10 +166,10 @@ def append(connection: apsw.Connection, new: NewVersion) -> int:
     pks = [ensure_patient(connection, id_) for id_ in new.patients]
     connection.execute(
         "INSERT INTO version (type,id,vid,deleted,updated_ms,patient,others,client,user,confidentiality,labels,"
-        "low_ms,high_ms,keys,digest,commitment) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "low_ms,high_ms,categories,keys,digest,commitment) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (new.type, new.id, new.vid, new.deleted, new.updated_ms, pks[0] if pks else None, max(0, len(pks) - 1),
-         new.client, new.user, new.confidentiality, new.labels, new.low_ms, new.high_ms, new.keys, new.digest,
-         new.commitment))
+         new.client, new.user, new.confidentiality, new.labels, new.low_ms, new.high_ms, new.categories,
+         new.keys, new.digest, new.commitment))
     seq = connection.last_insert_rowid()
     if stored:
         connection.execute("UPDATE version SET superseded=? WHERE seq=?", (seq, stored[0]))
@@ -193,9 +195,6 @@ def _append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None
     if rows.numbers:
         connection.executemany("INSERT OR IGNORE INTO index_number VALUES (?,?,?,?,?,?)",
                                [(key, low, high, seq, unit, code) for key, low, high, unit, code in rows.numbers])
-    if rows.categories:
-        connection.executemany("INSERT OR IGNORE INTO version_category VALUES (?,?)",
-                               [(seq, value) for value in rows.categories])
 
 
 def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
@@ -208,7 +207,6 @@ def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
         connection.execute("DELETE FROM index_rows WHERE version=?", (seq,))
         connection.execute("DELETE FROM index_date WHERE version=?", (seq,))
         connection.execute("DELETE FROM index_number WHERE version=?", (seq,))
-        connection.execute("DELETE FROM version_category WHERE version=?", (seq,))
 
 
 def sweep_superseded(connection: apsw.Connection, before_ms: int, *, limit: int = 500) -> int:

@@ -26,6 +26,7 @@ CREATE TABLE version (
   labels INTEGER NOT NULL,         -- bits of mappings/access/labels.toml
   low_ms INTEGER,                  -- clinical data period
   high_ms INTEGER,
+  categories BLOB NOT NULL,        -- keyed hashes of category tokens, 8 bytes each; also among index_hash
   keys BLOB NOT NULL,              -- key ids that derive the block's DEK
   digest BLOB NOT NULL,            -- sha2-256 of the envelope
   commitment BLOB NOT NULL,        -- sha256(content salt, stored bytes)
@@ -40,9 +41,6 @@ CREATE INDEX version_superseded ON version (superseded) WHERE superseded IS NOT 
 
 CREATE TABLE version_patient (version INTEGER NOT NULL, patient INTEGER NOT NULL, PRIMARY KEY (version, patient)) WITHOUT ROWID;
 CREATE INDEX version_patient_back ON version_patient (patient);
-
--- Category tokens of a version, as keyed hashes, for provisions that name categories.
-CREATE TABLE version_category (version INTEGER NOT NULL, hash INTEGER NOT NULL, PRIMARY KEY (version, hash)) WITHOUT ROWID;
 
 CREATE TABLE block (seq INTEGER PRIMARY KEY, digest BLOB NOT NULL, envelope BLOB NOT NULL);
 CREATE UNIQUE INDEX block_digest ON block (digest);
@@ -69,7 +67,8 @@ CREATE TABLE provision (
   categories INTEGER NOT NULL,     -- 1 when rows in provision_category restrict it
   confidentiality INTEGER NOT NULL,
   labels INTEGER NOT NULL,
-  purposes TEXT,
+  purposes TEXT,                   -- like types
+  writes INTEGER NOT NULL,
   low_ms INTEGER, high_ms INTEGER,
   valid_from_ms INTEGER NOT NULL, valid_until_ms INTEGER NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('pending', 'final', 'revoked')),
@@ -136,14 +135,16 @@ CREATE TABLE account (
   role TEXT NOT NULL,
   name TEXT NOT NULL,
   organizations TEXT NOT NULL,     -- space-separated references
-  wallet TEXT,
+  wallet TEXT,                     -- EIP-55 address
+  represents TEXT,                 -- a delegate's Patient/1
+  mandate_until_ms INTEGER,        -- when the mandate ends
   proofed INTEGER NOT NULL,
   created_ms INTEGER NOT NULL,
   closed_ms INTEGER
 );
 CREATE TABLE client (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL CHECK (kind IN ('feed', 'app', 'backend')),
-  scope TEXT NOT NULL, jwks TEXT, jwks_uri TEXT, created_ms INTEGER NOT NULL, closed_ms INTEGER
+  scope TEXT NOT NULL, purposes TEXT NOT NULL, jwks TEXT, jwks_uri TEXT, created_ms INTEGER NOT NULL, closed_ms INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE token (
   hash BLOB PRIMARY KEY,           -- keyed hash of the secret; the secret is never stored
@@ -152,7 +153,9 @@ CREATE TABLE token (
   patient TEXT, purpose TEXT NOT NULL, grantees TEXT NOT NULL, reason TEXT, operator INTEGER NOT NULL,
   issued_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, revoked_ms INTEGER
 ) WITHOUT ROWID;
+CREATE INDEX token_expiry ON token (expires_ms);
 CREATE TABLE assertion (client TEXT NOT NULL, jti TEXT NOT NULL, expires_ms INTEGER NOT NULL, PRIMARY KEY (client, jti)) WITHOUT ROWID;
+CREATE INDEX assertion_expiry ON assertion (expires_ms);
 
 -- Work that was asked for and is resumed after a crash (imports).
 CREATE TABLE import_file (digest BLOB NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (digest, line)) WITHOUT ROWID;

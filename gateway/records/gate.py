@@ -1,0 +1,150 @@
+"""The gate every interaction passes: facts and provisions gathered, ``decide`` asked, the answer audited.
+
+Owns the way from stored rows to a Decision, the cache of provisions, and the audit rows of an outcome; refuses
+to answer from a cache older than the caller's ``decision_seq`` (invariants 4, 5, 6, 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from gateway.access.bound import bound
+from gateway.access.decision import Decision, Deny, Permit, Request, decide
+from gateway.access.facts import Matcher, ResourceFacts
+from gateway.access.grant import Grant
+from gateway.audit import Audit, AuditEntry, SealedRow
+from gateway.errors import Forbidden, NotFound
+from gateway.fhir.definitions import Definitions
+from gateway.fhir.query import Facts, Query
+from gateway.fhir.search import SearchMatcher, parse_query
+from gateway.store import provisions
+from gateway.store.bound_sql import BoundCompiler
+from gateway.store.index import Index, SqlBound
+from gateway.store.provisions import ProvisionRow
+from gateway.store.sql import now_ms
+
+_CACHE_MAX = 50_000
+_ACTIONS = {"c": "C", "r": "R", "u": "U", "d": "D", "s": "E"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks: the Grant as read at ``seq``, and how to read it again when revocations moved on."""
+
+    grant: Grant
+    seq: int
+    again: Callable[[], Caller]
+
+    @property
+    def holder(self) -> str:
+        """What a page link is bound to: who asks, for whom and with which scopes."""
+        grant = self.grant
+        return "|".join((grant.client_id, grant.user or "", grant.patient or "", grant.purpose, str(grant.scopes)))
+
+
+class Gate:
+    """Decides for one process; safe to share within its event loop and threads."""
+
+    def __init__(self, *, index: Index, audit: Audit, definitions: Definitions, base_url: str) -> None:
+        self._index = index
+        self.audit = audit
+        self._definitions = definitions
+        self._base_url = base_url
+        self._cache: dict[str, tuple[int, tuple[ProvisionRow, ...]]] = {}
+        self._criteria: dict[tuple[str, str, str], Query] = {}
+        self._fresh_until_ms = 0
+        self._fresh_read_ms = 0
+
+    def chain_fresh(self, connection: apsw.Connection) -> bool:
+        """Whether the follower saw the chain's head recently enough for grants to count."""
+        now = now_ms()
+        if now - self._fresh_read_ms > 1000 or now > self._fresh_until_ms:
+            value = connection.execute("SELECT value FROM setting WHERE name='chain_fresh_until_ms'").get
+            self._fresh_until_ms = int(str(value)) if value is not None else 0
+            self._fresh_read_ms = now
+        return now < self._fresh_until_ms
+
+    def _rows(self, connection: apsw.Connection, patients: Sequence[str], seq: int) -> list[ProvisionRow]:
+        found: list[ProvisionRow] = []
+        for reference in patients:
+            known = self._cache.get(reference)
+            if known is None or known[0] != seq:
+                if len(self._cache) >= _CACHE_MAX:
+                    self._cache.clear()
+                known = seq, provisions.of_patient(connection, reference.removeprefix("Patient/"))
+                self._cache[reference] = known
+            found.extend(known[1])
+        return found
+
+    def decide(self, connection: apsw.Connection, caller: Caller, interaction: str, *,
+               stored: ResourceFacts | None = None, proposed: ResourceFacts | None = None,
+               stored_matcher: Matcher | None = None, proposed_matcher: Matcher | None = None,
+               only_labels: bool = False) -> Decision:
+        """One decision at the caller's ``seq``."""
+        grant = caller.grant
+        patients = {*(stored.home_patients if stored else ()), *(proposed.home_patients if proposed else ())}
+        rows = self._rows(connection, sorted(patients), caller.seq)
+        names = {self._index.grantee(reference): reference for reference in grant.grantees} if rows else {}
+        return decide(
+            Request(interaction=interaction,  # type: ignore[arg-type]  # one of its letters, chosen by our own code
+                    stored=stored, proposed=proposed, chain_fresh=self.chain_fresh(connection),
+                    stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels),
+            grant, [row.for_holder(names) for row in rows], now_ms())
+
+    def bound(self, connection: apsw.Connection, caller: Caller, type_: str) -> SqlBound:
+        """What the caller may find of ``type_``. Raises Forbidden outside the token's scopes."""
+        found = bound(caller.grant, type_, "s", now_ms(), chain_fresh=self.chain_fresh(connection))
+        if found.outside_scopes:
+            raise Forbidden(f"searching {type_} is outside the token's scopes")
+        return BoundCompiler(connection, self._index.grantee, self._criterion_sql).compile(found)
+
+    def scope_query(self, type_: str, name: str, value: str) -> Query:
+        """A granular scope's criterion as a query."""
+        key = (type_, name, value)
+        known = self._criteria.get(key)
+        if known is None:
+            known = parse_query(self._definitions, type_, [(name, value)], strict=True, base_url=self._base_url,
+                                max_count=1)
+            if len(self._criteria) < _CACHE_MAX:
+                self._criteria[key] = known
+        return known
+
+    def _criterion_sql(self, type_: str, name: str, value: str) -> SqlBound:
+        return self._index.condition(self.scope_query(type_, name, value))
+
+    def stored_matcher(self, connection: apsw.Connection, seq: int) -> Matcher:
+        """Granular scopes against a stored version, through its index rows."""
+        return lambda type_, name, value: self._index.matches(connection, self.scope_query(type_, name, value), seq)
+
+    def proposed_matcher(self, facts: Facts, id_: str, updated_ms: int) -> Matcher:
+        """Granular scopes against a resource that is not stored yet."""
+        return lambda type_, name, value: SearchMatcher(self.scope_query(type_, name, value).criteria).matches(
+            facts, id_, updated_ms)
+
+    def entries(self, caller: Caller, interaction: str, name: str, decision: Decision | None, *,
+                what: Sequence[str], patients: Sequence[str], outcome: str | None = None,
+                query: str | None = None) -> tuple[SealedRow, ...]:
+        """The audit rows of one outcome: one for each patient concerned, or the custodian's own."""
+        grant = caller.grant
+        entry = AuditEntry(
+            time_ms=now_ms(), action=_ACTIONS.get(interaction, "E"), interaction=name,
+            outcome=outcome or ("4" if isinstance(decision, Deny) else "0"), what=tuple(what),
+            client=grant.client_id, user=grant.user, role=grant.role, purpose=grant.purpose,
+            basis=decision.basis if isinstance(decision, Permit) else None,
+            reason=decision.reason if isinstance(decision, Deny) else grant.break_glass_reason,
+            provisions=decision.provision_ids if isinstance(decision, Permit) else (), query=query,
+            operator=grant.minted_by_operator, token=grant.token_id)
+        if not patients:
+            return (self.audit.seal(entry, None),)
+        return tuple(self.audit.seal(entry, reference.removeprefix("Patient/")) for reference in patients)
+
+
+def refusal(decision: Deny, what: str) -> Exception:
+    """What the requester sees of a denial: 403 says nothing of existence, the rest looks like absent."""
+    if decision.kind in ("scope", "authority"):
+        return Forbidden(decision.reason)
+    return NotFound(f"{what} is not known")
+

@@ -1,0 +1,139 @@
+"""The access bound as SQL: ``gateway/access/bound.py`` compiled over ``version v`` and ``provision p``.
+
+Owns the translation of every class of the algebra; refuses one it does not know. A property test holds it
+equal to the interpreter, so that search and read are the same decision (invariant 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, assert_never
+
+import apsw
+
+from gateway.access.bound import AccessBound, AuthoredBy, EveryPatient, NoHomePatient, OnDuty, ScopeClause, Way
+from gateway.store import journal
+from gateway.store.index import SqlBound
+
+CriterionSql = Callable[[str, str, str], SqlBound]
+"""``(type, parameter, value)`` of a granular scope as a condition on ``version v``."""
+
+_NOBODY = -1
+"""A row id no patient has."""
+
+
+class BoundCompiler:
+    """Compiles bounds for one connection; ``grantee`` hashes a reference as provisions hold it."""
+
+    def __init__(self, connection: apsw.Connection, grantee: Callable[[str], int], criterion: CriterionSql) -> None:
+        self._connection = connection
+        self._grantee = grantee
+        self._criterion = criterion
+
+    def compile(self, bound: AccessBound) -> SqlBound:
+        """The condition a version must meet to be seen."""
+        if bound.nothing:
+            return SqlBound("0")
+        return _all(_any(self._clause(bound.type, clause) for clause in bound.clauses),
+                    _any(self._way(bound.type, way) for way in bound.ways))
+
+    def _clause(self, type_: str, clause: ScopeClause) -> SqlBound:
+        parts = [SqlBound("1")]
+        if clause.patient is not None:
+            pk = self._patient(clause.patient)
+            parts.append(SqlBound(
+                "(v.patient IS NULL OR v.patient=? OR (v.others>0 AND EXISTS (SELECT 1 FROM version_patient vp "
+                "WHERE vp.version=v.seq AND vp.patient=?)))", (pk, pk)))
+        parts += [self._criterion(type_, name, value) for name, value in clause.criteria]
+        return _all(*parts)
+
+    def _way(self, type_: str, way: Way) -> SqlBound:
+        match way:
+            case AuthoredBy(client):
+                return SqlBound("v.client=?", (client,))
+            case NoHomePatient(confidentiality, labels):
+                return SqlBound("(v.patient IS NULL AND v.confidentiality<=? AND v.labels & ~? = 0)",
+                                (confidentiality, labels))
+            case OnDuty(confidentiality, labels):
+                return SqlBound("(v.confidentiality<=? AND v.labels & ~? = 0)", (confidentiality, labels))
+            case EveryPatient():
+                first = self._door(type_, way, "v.patient")
+                other = self._door(type_, way, "vp.patient")
+                return SqlBound(
+                    f"(v.patient IS NOT NULL AND {first.condition} AND (v.others=0 OR NOT EXISTS (SELECT 1 "  # noqa: S608
+                    f"FROM version_patient vp WHERE vp.version=v.seq AND NOT {other.condition})))",
+                    (*first.parameters, *other.parameters))
+            case _:
+                assert_never(way)
+
+    def _door(self, type_: str, way: EveryPatient, patient: str) -> SqlBound:
+        doors: list[SqlBound] = []
+        everyone = [self._grantee(reference) for reference in sorted(way.grantees)]
+        if way.own_patient is not None:
+            own = [self._grantee(reference) for reference in sorted(way.own_grantees)]
+            deny = self._deny(type_, way, patient, own, everyone_matches=False)
+            doors.append(_all(SqlBound(f"{patient}=?", (self._patient(way.own_patient),)),
+                              SqlBound("v.labels & ? = 0", (way.hidden,)), _not(deny)))
+        if way.grants:
+            doors.append(_all(self._permit(type_, way, patient, everyone),
+                              _not(self._deny(type_, way, patient, everyone, everyone_matches=True))))
+        if way.emergency_patient is not None:
+            deny = self._deny(type_, way, patient, everyone, everyone_matches=True, with_purposes=True)
+            doors.append(_all(SqlBound(f"{patient}=?", (self._patient(way.emergency_patient),)),
+                              SqlBound("v.labels & 1 = 0"), _not(deny)))
+        return _any(doors)
+
+    def _permit(self, type_: str, way: EveryPatient, patient: str, grantees: list[int]) -> SqlBound:
+        common = self._common(type_, way)
+        return SqlBound(
+            f"EXISTS (SELECT 1 FROM provision p WHERE p.patient={patient} AND p.permit=1 AND p.state='final' "  # noqa: S608
+            f"AND p.grantee IN ({_marks(grantees)}) AND {common.condition} "
+            "AND v.confidentiality<=p.confidentiality AND v.labels & ~p.labels = 0 "
+            "AND (p.low_ms IS NULL OR (v.low_ms>=p.low_ms AND v.high_ms<=p.high_ms)))",
+            (*grantees, *common.parameters))
+
+    def _deny(self, type_: str, way: EveryPatient, patient: str, grantees: list[int], *, everyone_matches: bool,
+              with_purposes: bool = False) -> SqlBound:
+        common = self._common(type_, way)
+        nulls = " OR p.grantee IS NULL" if everyone_matches else ""
+        purposes = " AND p.purposes IS NOT NULL" if with_purposes else ""
+        return SqlBound(
+            f"EXISTS (SELECT 1 FROM provision p WHERE p.patient={patient} AND p.permit=0 AND p.state<>'revoked' "  # noqa: S608
+            f"AND (p.grantee IN ({_marks(grantees)}){nulls}){purposes} AND {common.condition} "
+            "AND (v.confidentiality>=p.confidentiality OR v.labels & p.labels <> 0) "
+            "AND (p.low_ms IS NULL OR v.low_ms IS NULL OR (v.low_ms<p.high_ms AND v.high_ms>p.low_ms)))",
+            (*grantees, *common.parameters))
+
+    @staticmethod
+    def _common(type_: str, way: EveryPatient) -> SqlBound:
+        return SqlBound(
+            "p.valid_from_ms<=? AND p.valid_until_ms>? AND (p.purposes IS NULL OR instr(p.purposes, ?)>0) "
+            "AND (p.types IS NULL OR instr(p.types, ?)>0) AND (p.categories=0 OR EXISTS (SELECT 1 "
+            "FROM provision_category pc JOIN index_hash ih ON ih.hash=pc.hash AND ih.version=v.seq "
+            "WHERE pc.provision=p.pk))",
+            (way.now_ms, way.now_ms, f"|{way.purpose}|", f"|{type_}|"))
+
+    def _patient(self, reference: str) -> int:
+        pk = journal.patient_pk(self._connection, reference.removeprefix("Patient/"))
+        return _NOBODY if pk is None else pk
+
+
+def _marks(values: list[Any]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _all(*parts: SqlBound) -> SqlBound:
+    return SqlBound("(" + " AND ".join(part.condition for part in parts) + ")",
+                    tuple(value for part in parts for value in part.parameters))
+
+
+def _any(parts: Iterable[SqlBound]) -> SqlBound:
+    found = list(parts)
+    if not found:
+        return SqlBound("0")
+    return SqlBound("(" + " OR ".join(part.condition for part in found) + ")",
+                    tuple(value for part in found for value in part.parameters))
+
+
+def _not(part: SqlBound) -> SqlBound:
+    return SqlBound(f"(NOT {part.condition})", part.parameters)

@@ -1,0 +1,94 @@
+"""What a client sees of an error: the only place where the tree meets HTTP.
+
+Owns status codes, OperationOutcome bodies and headers; refuses to show anything of an error it does not
+know: an id is all (invariant 12). https://hl7.org/fhir/R4/operationoutcome.html
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import errors
+from gateway.errors import GatewayError, InputRefused, Issue
+
+LOG = logging.getLogger("gateway.errors")
+FHIR_JSON = "application/fhir+json; charset=utf-8"
+
+_STATUS: tuple[tuple[type[GatewayError], int, str], ...] = (
+    (errors.Malformed, 400, "structure"),
+    (errors.BadSearch, 400, "invalid"),
+    (errors.Invalid, 422, "invalid"),
+    (errors.Unprocessable, 422, "invalid"),
+    (errors.TooCostly, 400, "too-costly"),
+    (errors.TooLarge, 413, "too-long"),
+    (errors.UnsupportedMedia, 415, "not-supported"),
+    (errors.NotAcceptable, 406, "not-supported"),
+    (errors.InputRefused, 400, "invalid"),
+    (errors.NotFound, 404, "not-found"),
+    (errors.Gone, 410, "deleted"),
+    (errors.MethodNotAllowed, 405, "not-supported"),
+    (errors.Conflict, 409, "conflict"),
+    (errors.PreconditionFailed, 412, "conflict"),
+    (errors.Unauthenticated, 401, "login"),
+    (errors.Forbidden, 403, "forbidden"),
+    (errors.OAuthError, 400, "invalid"),
+    (errors.IntegrityBroken, 500, "exception"),
+    (errors.Unavailable, 503, "transient"),
+)
+
+
+def operation_outcome(issues: tuple[Issue, ...]) -> bytes:
+    """An OperationOutcome resource as JSON bytes."""
+    rendered = []
+    for issue in issues:
+        item: dict[str, object] = {"severity": issue.severity, "code": issue.code, "diagnostics": issue.diagnostics}
+        if issue.expression:
+            item["expression"] = [issue.expression]
+        rendered.append(item)
+    return orjson.dumps({"resourceType": "OperationOutcome", "issue": rendered})
+
+
+def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str, str]]:
+    """Status, issues and extra headers of any error; one that is not ours becomes a 500 with an id."""
+    for kind, status, code in _STATUS:
+        if isinstance(error, kind):
+            if isinstance(error, InputRefused):
+                return _refused_status(error, status), error.issues, {}
+            headers: dict[str, str] = {}
+            if isinstance(error, errors.Gone) and error.version_id:
+                headers["ETag"] = f'W/"{error.version_id}"'
+            if isinstance(error, errors.Unauthenticated):
+                headers["WWW-Authenticate"] = 'Bearer realm="FHIR"'
+            if isinstance(error, errors.Unavailable):
+                headers["Retry-After"] = "2"
+            if isinstance(error, errors.IntegrityBroken):
+                LOG.error("integrity broken", extra={"kind": type(error).__name__}, exc_info=error)
+            return status, (Issue("error", code, str(error)),), headers
+    number = secrets.token_hex(8)
+    LOG.error("unexpected error", extra={"error_id": number}, exc_info=error)
+    return 500, (Issue("fatal", "exception", f"unexpected error {number}; the log has it under this id"),), {}
+
+
+def _refused_status(error: InputRefused, status: int) -> int:
+    """Structural faults are 400; a resource that parses and breaks a rule is 422."""
+    if isinstance(error, errors.Invalid) and all(issue.code == "structure" for issue in error.issues
+                                                 if issue.severity in ("error", "fatal")):
+        return 400
+    return status
+
+
+def fhir_response(error: BaseException) -> Response:
+    """The FHIR door's error face: OperationOutcome."""
+    status, issues, headers = rendered(error)
+    return Response(operation_outcome(issues), status, dict(headers), FHIR_JSON)
+
+
+async def on_error(_: Request, error: Exception) -> Response:
+    """Starlette's exception handler for the FHIR door."""
+    return fhir_response(error)
