@@ -1,0 +1,333 @@
+"""R4 Consent to Provisions, and the life of a Consent.
+
+Owns reading ``Consent.provision`` (a root rule and one level of exceptions) and who may move ``status`` where;
+refuses, with the place, every part that this gateway would store but not enforce: a patient must not be told that
+something is forbidden which is not. https://hl7.org/fhir/R4/consent.html, IHE PCF.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gateway.access.labels import label_of
+from gateway.access.period import MAX_MS, MIN_MS, Range, period_range
+from gateway.access.provision import (
+    DENY_ANY_LABEL,
+    DENY_NO_RANK,
+    Failure,
+    Outcome,
+    Provision,
+    State,
+    Success,
+)
+from gateway.access.roles import NORMAL, UNKNOWN_LABEL, policy
+from gateway.errors import Issue, Unprocessable
+
+__all__ = ["Actor", "Provision", "provisions_of", "same_terms", "transition"]
+
+Actor = Literal["patient", "office", "feed", "gateway"]
+"""Who moves a Consent: the patient or a delegate, the records office, the feed, or the chain through this gateway."""
+
+_RESOURCE_TYPES = "http://hl7.org/fhir/resource-types"
+_PARTICIPATION = ("http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
+                  "http://hl7.org/fhir/v3/ParticipationType")
+_RECIPIENTS = frozenset({"PRCP", "IRCP"})
+_ACTIONS = "http://terminology.hl7.org/CodeSystem/consentaction"
+_READING = frozenset({"access", "use", "disclose"})
+_WRITING = frozenset({"collect", "correct"})
+_SCOPES = ("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy")
+_REFERENCE = re.compile(
+    r"((?:Practitioner|Organization|Device|RelatedPerson|Patient)/[A-Za-z0-9\-.]{1,64})(?:/_history/.+)?")
+_TYPE = re.compile(r"[A-Z][A-Za-z]+")
+_KNOWN = frozenset({"type", "period", "actor", "action", "securityLabel", "purpose", "class", "code", "dataPeriod",
+                    "provision", "id", "extension"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Surroundings:
+    patient: str
+    custodian: str | None
+    base: str
+    types: Container[str] | None
+    state: State
+    grant_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """One provision element, read; None where the element says nothing."""
+
+    permit: bool
+    grantees: tuple[str, ...]
+    types: frozenset[str] | None
+    categories: frozenset[str] | None
+    rank: int | None
+    labels: int
+    purposes: frozenset[str] | None
+    data_period: Range | None
+    validity: Range | None
+    writes: bool
+
+
+def provisions_of(consent: Mapping[str, Any], *, custodian: str | None, base: str | None = None,
+                  types: Container[str] | None = None, state: State = "pending",
+                  grant_id: bytes = b"") -> tuple[Provision, ...]:
+    """The flat provisions of a Consent: one per grantee of the root rule, then those of its deny exceptions.
+
+    ``custodian`` is this hospital's ``Organization/id`` or None, ``base`` its FHIR base URL, ``types`` the resource
+    types served. Raises Unprocessable with every part that cannot be enforced.
+    """
+    issues: list[Issue] = []
+    place = "Consent.provision"
+    patient = _reference(consent.get("patient"), base or "")
+    if patient is None or not patient.startswith("Patient/"):
+        issues.append(_issue("names no patient of this hospital", "Consent.patient"))
+    if (system_code := _SCOPES) not in set(_pairs(consent.get("scope"))):
+        issues.append(_issue(f"only consents of scope {system_code[1]} are enforced", "Consent.scope"))
+    if "modifierExtension" in consent:
+        issues.append(_issue("a modifier extension is not understood", "Consent.modifierExtension"))
+    around = _Surroundings(patient=patient or "", custodian=custodian, base=base or "", types=types, state=state,
+                           grant_id=grant_id)
+    element = consent.get("provision")
+    if not isinstance(element, dict) or not element:
+        issues.append(_issue("says nothing that could be enforced", place))
+        raise Unprocessable(issues)
+    root = _rule(element, place, around, issues, permit=_root_permits(consent, element, issues))
+    exceptions = []
+    for number, inner in _items(element.get("provision"), f"{place}.provision", issues):
+        at = f"{place}.provision[{number}]"
+        if inner.get("type") != "deny" or not root.permit:
+            issues.append(_issue("only a deny inside a permit is enforced; write a Consent of its own", f"{at}.type"))
+            continue
+        if "provision" in inner:
+            issues.append(_issue("exceptions of exceptions are not enforced", f"{at}.provision"))
+        exceptions.append(_rule(inner, at, around, issues, permit=False))
+    if root.permit and not root.grantees:
+        issues.append(_issue("a permit names who may: a recipient (PRCP or IRCP)", f"{place}.actor"))
+    if issues:
+        raise Unprocessable(issues)
+    return tuple(_flatten(str(consent.get("id", "")), around, root, exceptions))
+
+
+def _root_permits(consent: Mapping[str, Any], root: Mapping[str, Any], issues: list[Issue]) -> bool:
+    """R4 has no type at the root (it is the exception to policyRule), IHE PCF puts one there: both are read."""
+    stated = root.get("type")
+    if stated in ("permit", "deny"):
+        return bool(stated == "permit")
+    base = {code for _, code in _pairs(consent.get("policyRule"))}
+    if stated is not None or base - {"OPTOUT"}:
+        issues.append(_issue("state permit or deny: with this policyRule either could be meant",
+                             "Consent.provision.type"))
+    return True
+
+
+def _rule(element: Mapping[str, Any], at: str, around: _Surroundings, issues: list[Issue], *, permit: bool) -> _Rule:
+    for name in element:
+        if name not in _KNOWN and not name.startswith("_"):
+            issues.append(_issue("is not enforced here", f"{at}.{name}"))
+    rank, labels = _labels(element.get("securityLabel"), f"{at}.securityLabel", issues, permit=permit)
+    return _Rule(
+        permit=permit, grantees=_grantees(element.get("actor"), f"{at}.actor", around, issues),
+        types=_types(element.get("class"), f"{at}.class", around, issues),
+        categories=_categories(element.get("code"), f"{at}.code", issues), rank=rank, labels=labels,
+        purposes=_purposes(element.get("purpose"), f"{at}.purpose", issues),
+        data_period=_period(element.get("dataPeriod"), f"{at}.dataPeriod", issues),
+        validity=_period(element.get("period"), f"{at}.period", issues),
+        writes=_writes(element.get("action"), f"{at}.action", issues, permit=permit))
+
+
+def _grantees(actors: Any, at: str, around: _Surroundings, issues: list[Issue]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for number, actor in _items(actors, at, issues):
+        role = {code for system, code in _pairs(actor.get("role")) if system in _PARTICIPATION}
+        reference = _reference(actor.get("reference"), around.base)
+        if role == {"CST"} and reference is not None and reference == around.custodian:
+            continue  # says what is so anyway: the custodian of what is granted here is this hospital
+        if not role or not role <= _RECIPIENTS:
+            issues.append(_issue("only recipients (PRCP, IRCP), and this hospital as custodian, are enforced",
+                                 f"{at}[{number}].role"))
+        elif reference is None:
+            issues.append(_issue("a recipient is a Practitioner, Organization, Device, RelatedPerson or Patient, "
+                                 "named by a reference of this server", f"{at}[{number}].reference"))
+        else:
+            found[reference] = None
+    if actors and not found and not issues:
+        issues.append(_issue("names no recipient", at))
+    return tuple(sorted(found))
+
+
+def _types(codings: Any, at: str, around: _Surroundings, issues: list[Issue]) -> frozenset[str] | None:
+    found: set[str] = set()
+    for number, coding in _items(codings, at, issues):
+        code = coding.get("code")
+        if (coding.get("system") != _RESOURCE_TYPES or not isinstance(code, str) or not _TYPE.fullmatch(code)
+                or (around.types is not None and code not in around.types)):
+            issues.append(_issue(f"only resource types of {_RESOURCE_TYPES} are enforced", f"{at}[{number}]"))
+        else:
+            found.add(code)
+    return frozenset(found) if codings else None
+
+
+def _categories(concepts: Any, at: str, issues: list[Issue]) -> frozenset[str] | None:
+    found: set[str] = set()
+    for number, concept in _items(concepts, at, issues):
+        pairs = list(_pairs(concept))
+        if not pairs:
+            issues.append(_issue("has no coding, and text is not enforced", f"{at}[{number}]"))
+        tokens = {f"{system}|{code}" for system, code in pairs}
+        if not all(token.isprintable() and '"' not in token and " ".join(token.split()) == token for token in tokens):
+            issues.append(_issue("has a code that cannot be shown to who signs", f"{at}[{number}]"))
+        found |= tokens
+    return frozenset(found) if concepts else None
+
+
+def _labels(codings: Any, at: str, issues: list[Issue], *, permit: bool) -> tuple[int | None, int]:
+    ranks, mask = [], 0
+    for number, coding in _items(codings, at, issues):
+        rank, bits = label_of(coding, policy().labels)
+        if rank is None and bits in (0, UNKNOWN_LABEL):
+            issues.append(_issue("is not a security label this gateway enforces", f"{at}[{number}]"))
+        elif rank is not None:
+            ranks.append(rank)
+        mask |= bits
+    if permit:
+        return (max(ranks) if ranks else NORMAL), mask
+    if ranks:
+        return min(ranks), mask
+    return (DENY_NO_RANK if codings else DENY_ANY_LABEL), mask
+
+
+def _purposes(codings: Any, at: str, issues: list[Issue]) -> frozenset[str] | None:
+    table = policy()
+    found: set[str] = set()
+    for number, coding in _items(codings, at, issues):
+        code = coding.get("code")
+        if coding.get("system") != table.purpose_system or not isinstance(code, str) or code not in table.purposes:
+            issues.append(_issue("is not a purpose of use this gateway enforces", f"{at}[{number}]"))
+        else:
+            found |= table.purposes[code].includes
+    return frozenset(found) if codings else None
+
+
+def _period(period: Any, at: str, issues: list[Issue]) -> Range | None:
+    if period is None:
+        return None
+    try:
+        if not isinstance(period, dict) or not {"start", "end"} & period.keys():
+            raise ValueError("has neither start nor end")
+        return period_range(period)
+    except (ValueError, TypeError, OverflowError) as error:
+        issues.append(_issue(f"cannot be enforced: {error}", at))
+        return None
+
+
+def _writes(actions: Any, at: str, issues: list[Issue], *, permit: bool) -> bool:
+    named: set[str] = set()
+    for number, concept in _items(actions, at, issues):
+        codes = {code for system, code in _pairs(concept) if system == _ACTIONS}
+        if not codes or not codes <= _READING | _WRITING:
+            issues.append(_issue("is not an action this gateway enforces", f"{at}[{number}]"))
+        named |= codes
+    if actions and not named & _READING:
+        issues.append(_issue("reading is what is permitted or denied: name access, use or disclose", at))
+    return not permit or not actions or bool(named & _WRITING)
+
+
+def _flatten(consent_id: str, around: _Surroundings, root: _Rule, exceptions: list[_Rule]) -> Iterator[Provision]:
+    low, high = root.validity or (MIN_MS, MAX_MS)
+    number = 0
+    for grantee in root.grantees or (None,):
+        yield _provision(f"{consent_id}/{number}", around, root, grantee, (low, high))
+        number += 1
+    for inner in exceptions:
+        whole = replace(
+            inner, types=inner.types if inner.types is not None else root.types,
+            categories=inner.categories if inner.categories is not None else root.categories,
+            purposes=inner.purposes if inner.purposes is not None else root.purposes,
+            data_period=inner.data_period or root.data_period)
+        for grantee in inner.grantees or root.grantees:
+            yield _provision(f"{consent_id}/{number}", around, whole, grantee, inner.validity or (low, high))
+            number += 1
+
+
+def _provision(id_: str, around: _Surroundings, rule: _Rule, grantee: str | None, validity: Range) -> Provision:
+    return Provision(
+        id=id_, patient=around.patient, grantee=grantee, permit=rule.permit, types=rule.types,
+        categories=rule.categories, confidentiality=NORMAL if rule.rank is None else rule.rank, labels=rule.labels,
+        purposes=rule.purposes, data_period=rule.data_period, valid_from_ms=validity[0], valid_until_ms=validity[1],
+        writes=rule.writes, state=around.state, grant_id=around.grant_id)
+
+
+def _items(value: Any, at: str, issues: list[Issue]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The elements of a list of objects; anything else, an empty list too, would be a restriction silently lost."""
+    if value is None:
+        return
+    if not isinstance(value, list) or not value:
+        issues.append(_issue("must be a list with something in it", at))
+        return
+    for number, item in enumerate(value):
+        if isinstance(item, dict):
+            yield number, item
+        else:
+            issues.append(_issue("must be an object", f"{at}[{number}]"))
+
+
+def _reference(reference: Any, base: str) -> str | None:
+    text = reference.get("reference") if isinstance(reference, dict) else None
+    if not isinstance(text, str):
+        return None
+    if base and text.startswith(base.rstrip("/") + "/"):
+        text = text[len(base.rstrip("/")) + 1:]
+    match = _REFERENCE.fullmatch(text)
+    return match[1] if match else None
+
+
+def _pairs(concept: Any) -> Iterator[tuple[str, str]]:
+    codings = concept.get("coding") if isinstance(concept, dict) else None
+    for coding in codings if isinstance(codings, list) else ():
+        if isinstance(coding, dict) and isinstance(coding.get("code"), str):
+            yield str(coding.get("system", "")), coding["code"]
+
+
+def _issue(what: str, expression: str) -> Issue:
+    return Issue("error", "not-supported", f"{expression}: {what}", expression)
+
+
+_OPEN = frozenset({"draft", "proposed"})
+_ENDED = frozenset({"rejected", "inactive", "entered-in-error"})
+
+
+def transition(old: str | None, new: str, by: Actor) -> Outcome:
+    """Whether ``by`` may take a Consent from status ``old`` (None: it is being created) to ``new``.
+
+    Only the chain makes a Consent active, once its grant is final; ending one is always allowed, and is final.
+    """
+    if new not in _OPEN | _ENDED | {"active"}:
+        return Failure(1, f"{new} is not a Consent status")
+    if old == new and (old in _OPEN or by == "gateway"):
+        return Success()
+    if new == "active":
+        if by != "gateway":
+            return Failure(2, "a Consent becomes active when its signed grant is final: use $sign")
+        return Success() if old == "proposed" else Failure(3, f"{old or 'nothing'} cannot become active")
+    if old is None:
+        return Success() if new in _OPEN else Failure(4, "a new Consent is draft or proposed")
+    if old in _ENDED:
+        return Failure(5, f"{old} is the end: make a new Consent")
+    if old == "active":
+        if new in ("inactive", "entered-in-error"):
+            return Success() if by != "feed" else Failure(6, "the patient or the records office revokes, not the feed")
+        return Failure(7, f"an active Consent can only be revoked, not become {new}")
+    return Success()
+
+
+_STATUS_ONLY = frozenset({"meta", "status", "statusReason", "text", "verification", "extension"})
+
+
+def same_terms(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two versions say the same in all that was, or is to be, signed."""
+    return ({name: value for name, value in old.items() if name not in _STATUS_ONLY}
+            == {name: value for name, value in new.items() if name not in _STATUS_ONLY})
