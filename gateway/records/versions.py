@@ -92,8 +92,8 @@ class Versions:
         return NewVersion(
             type=access.type, id=id_, vid=vid, deleted=deleted, updated_ms=updated_ms, patients=owners, client=client,
             user=user, confidentiality=access.confidentiality, labels=access.labels, low_ms=low_ms, high_ms=high_ms,
-            categories=struct.pack(f"<{len(access.categories)}q", *map(int, access.categories)), keys=keys.refs, digest=sealed.digest, commitment=sealed.content_commitment, envelope=sealed.envelope,
-            rows=rows)
+            categories=struct.pack(f"<{len(access.categories)}q", *map(int, access.categories)), keys=keys.refs,
+            digest=sealed.digest, commitment=sealed.content_commitment, envelope=sealed.envelope, rows=rows)
 
     def open(self, connection: apsw.Connection, row: VersionRow) -> Opened:
         """The version of ``row``: hash, key and placement checked. Raises BlockCorrupt, WrongPlacement,

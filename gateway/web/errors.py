@@ -10,12 +10,12 @@ import logging
 import secrets
 from collections.abc import Mapping
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import errors
 from gateway.errors import GatewayError, InputRefused, Issue
+from gateway.fhir.outcome import operation_outcome
 
 LOG = logging.getLogger("gateway.errors")
 FHIR_JSON = "application/fhir+json; charset=utf-8"
@@ -41,17 +41,6 @@ _STATUS: tuple[tuple[type[GatewayError], int, str], ...] = (
     (errors.IntegrityBroken, 500, "exception"),
     (errors.Unavailable, 503, "transient"),
 )
-
-
-def operation_outcome(issues: tuple[Issue, ...]) -> bytes:
-    """An OperationOutcome resource as JSON bytes."""
-    rendered = []
-    for issue in issues:
-        item: dict[str, object] = {"severity": issue.severity, "code": issue.code, "diagnostics": issue.diagnostics}
-        if issue.expression:
-            item["expression"] = [issue.expression]
-        rendered.append(item)
-    return orjson.dumps({"resourceType": "OperationOutcome", "issue": rendered})
 
 
 def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str, str]]:

@@ -1,0 +1,275 @@
+"""batch and transaction: the entries of a Bundle carried out each alone, or all or nothing.
+
+Owns the order of a transaction's entries, the resolving of links and conditional references, and the one commit;
+refuses to leave anything behind when one entry cannot be done. https://hl7.org/fhir/R4/http.html#transaction
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+import apsw
+import orjson
+
+from gateway.errors import GatewayError, Invalid, Issue, Malformed, PreconditionFailed, TooCostly, Unprocessable
+from gateway.fhir import bundle as plan
+from gateway.fhir.bundle import BundleEntry
+from gateway.fhir.query import Query
+from gateway.fhir.resource import Resource, copy, format_instant
+from gateway.fhir.search import parse_query
+from gateway.records import write
+from gateway.records.gate import Caller
+from gateway.records.node import Moved, Node, still
+from gateway.records.search import matching
+from gateway.records.versions import Draft
+from gateway.records.write import Hook, Prepared, Refused, Written
+from gateway.store import journal
+from gateway.store.journal import VersionRow
+
+Fetch = Callable[[Caller, BundleEntry], Awaitable[bytes]]
+"""Carries out a GET inside a bundle: the resource's or searchset's bytes."""
+HookFor = Callable[[BundleEntry], Hook | None]
+Outcome = Callable[[BaseException], tuple[int, bytes]]
+"""How the door renders an error: status and OperationOutcome bytes."""
+Single = Callable[[Caller, BundleEntry], Awaitable[Written | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What a bundle needs of the doors around it."""
+
+    fetch: Fetch
+    single: Single
+    hook: HookFor
+    outcome: Outcome
+
+
+async def process(node: Node, caller: Caller, bundle: Resource, doors: Doors) -> bytes:
+    """Carry out a batch or transaction; the response Bundle's bytes. Raises what refuses the whole."""
+    kind = bundle.get("type")
+    if kind not in ("batch", "transaction"):
+        raise Invalid(Issue("error", "value", "a Bundle sent to the base is a batch or a transaction", "Bundle.type"))
+    raw = bundle.get("entry") or []
+    if len(raw) > node.settings.max_bundle_entries:
+        raise TooCostly(f"a bundle holds at most {node.settings.max_bundle_entries} entries", code="too-costly",
+                        expression="Bundle.entry")
+    if kind == "batch":
+        return await _batch(node, caller, bundle, doors)
+    entries = plan.read_bundle(bundle, node.definitions.resource_types, node.settings.base_url)
+    plan.check_distinct(entries)
+    return await _transaction(node, caller, entries, doors)
+
+
+async def _batch(node: Node, caller: Caller, bundle: Resource, doors: Doors) -> bytes:
+    answers: list[bytes] = []
+    for raw in bundle.get("entry") or ():
+        try:
+            [entry] = plan.read_bundle({"entry": [raw]}, node.definitions.resource_types, node.settings.base_url)
+            if entry.method in ("GET", "HEAD"):
+                answers.append(_answer(b"200 OK", resource=await doors.fetch(caller, entry)))
+            else:
+                answers.append(_written(node, await doors.single(caller, entry)))
+        except Exception as error:
+            status, outcome = doors.outcome(error)
+            answers.append(_answer(str(status).encode(), outcome=outcome))
+    return _response(b"batch-response", answers)
+
+
+async def _transaction(node: Node, caller: Caller, entries: Sequence[BundleEntry], doors: Doors) -> bytes:
+    async def attempt(caller: Caller) -> dict[int, Written | None]:
+        plan_ = _Plan(caller, entries)
+        _identify(node, plan_)
+        await _link(node, plan_)
+        try:
+            return await asyncio.to_thread(_carry_out, node, plan_, doors.hook)
+        except _EntryRefused as refused:
+            answer = await write.audited_refusal(node, caller, refused.refused, "c", "transaction")
+            raise _at(refused.entry, answer) from None
+    done = await node.decided(caller, attempt)
+    answers: dict[int, bytes] = {}
+    for entry in entries:
+        if entry.method in ("GET", "HEAD"):
+            try:
+                answers[entry.place] = _answer(b"200 OK", resource=await doors.fetch(caller.again(), entry))
+            except GatewayError as error:
+                status, outcome = doors.outcome(error)
+                answers[entry.place] = _answer(str(status).encode(), outcome=outcome)
+        else:
+            answers[entry.place] = _written(node, done[entry.place])
+    return _response(b"transaction-response", [answers[entry.place] for entry in entries])
+
+
+class _Plan:
+    """One attempt at a transaction: ids, linked copies of the resources, and the conditions they rest on."""
+
+    def __init__(self, caller: Caller, entries: Sequence[BundleEntry]) -> None:
+        self.caller = caller
+        self.entries = entries
+        self.ids: dict[int, str] = {}
+        self.existing: dict[int, VersionRow] = {}
+        self.resources: dict[int, Resource] = {}
+        self.conditions: list[tuple[Query, str | None]] = []
+
+    def one(self, node: Node, connection: apsw.Connection, type_: str, text: str, expression: str) -> VersionRow | None:
+        """The one match of a condition, or None; remembered, to be checked again inside the commit.
+
+        Raises PreconditionFailed when there are several.
+        """
+        pairs = parse_qsl(text, keep_blank_values=True)
+        if not pairs:
+            raise Malformed("a condition needs search parameters", code="invalid", expression=expression)
+        query = parse_query(node.definitions, type_, pairs, strict=True, base_url=node.settings.base_url,
+                            max_count=node.settings.max_page, default_count=2)
+        rows = matching(node, self.caller, connection, query, limit=2)
+        if len(rows) > 1:
+            raise PreconditionFailed(f"{type_}?{text} has several matches")
+        self.conditions.append((query, rows[0].id if rows else None))
+        return rows[0] if rows else None
+
+    def check_conditions(self, node: Node, connection: apsw.Connection) -> None:
+        """Inside the commit: every condition still has the answer the plan rests on. Raises Moved."""
+        for query, id_ in self.conditions:
+            rows = matching(node, self.caller, connection, query, limit=2)
+            if [row.id for row in rows] != ([] if id_ is None else [id_]):
+                raise Moved("a condition's answer changed")
+
+
+def _identify(node: Node, plan_: _Plan) -> None:
+    """The logical id of every written entry; ifNoneExist may find that its resource is there already."""
+    for entry in plan_.entries:
+        if entry.method == "POST":
+            if entry.if_none_exist:
+                row = plan_.one(node, node.database.reader, entry.type, entry.if_none_exist,
+                                f"{entry.expression}.request.ifNoneExist")
+                if row is not None:
+                    plan_.ids[entry.place], plan_.existing[entry.place] = row.id, row
+                    continue
+            plan_.ids[entry.place] = str(uuid.uuid4())
+        elif entry.method in ("PUT", "DELETE") and entry.id is not None:
+            plan_.ids[entry.place] = entry.id
+
+
+async def _link(node: Node, plan_: _Plan) -> None:
+    """Every entry's resource with its links resolved, validated. Raises Invalid naming the places."""
+    targets = plan.link_targets(plan_.entries, plan_.ids)
+    issues: list[Issue] = []
+    for entry in plan_.entries:
+        if entry.resource is None:
+            continue
+        resource = copy(entry.resource)
+        at = f"{entry.expression}.resource"
+        try:
+            plan.rewrite_links(resource, targets, at)
+            for path, reference, type_, text in plan.conditional_references(resource, at):
+                row = plan_.one(node, node.database.reader, type_, text, path)
+                if row is None:
+                    raise Unprocessable(f"{type_}?{text} has no match", code="not-found", expression=path)
+                reference["reference"] = f"{type_}/{row.id}"
+            write.validated(node, resource, entry.type, entry.expression)
+        except (Invalid, Unprocessable) as error:
+            issues.extend(error.issues)
+        plan_.resources[entry.place] = resource
+        if len(plan_.resources) % 16 == 0:
+            await asyncio.sleep(0)
+    if issues:
+        raise Invalid(issues)
+
+
+class _EntryRefused(Exception):  # control flow, as Refused
+    def __init__(self, entry: BundleEntry, refused: Refused) -> None:
+        self.entry = entry
+        self.refused = refused
+
+
+def _carry_out(node: Node, plan_: _Plan, hook: HookFor) -> dict[int, Written | None]:
+    """Decide, seal and commit everything in one transaction; runs in a thread."""
+    connection = node.database.reader
+    drafts = {place: write.draft(node, plan_.caller, resource, plan_.ids[place])
+              for place, resource in plan_.resources.items() if place not in plan_.existing}
+    node.versions.prepare_keys(drafts.values())
+    done: dict[int, Written | None] = {}
+    prepared: list[tuple[BundleEntry, Prepared]] = []
+    for entry in plan.processing_order(plan_.entries):
+        if entry.method in ("GET", "HEAD"):
+            continue
+        try:
+            found = _prepared(node, plan_, connection, entry, drafts)
+        except Refused as refused:
+            raise _EntryRefused(entry, refused) from None
+        except GatewayError as error:
+            raise _at(entry, error) from error
+        if isinstance(found, Prepared):
+            prepared.append((entry, found))
+            done[entry.place] = found.written
+        else:
+            done[entry.place] = found
+
+    def work(tx: apsw.Connection) -> None:
+        still(tx, plan_.caller)
+        plan_.check_conditions(node, tx)
+        for entry, one in prepared:
+            write.commit_prepared(tx, one, hook(entry))
+
+    node.database.transact(work)
+    return done
+
+
+def _prepared(node: Node, plan_: _Plan, connection: apsw.Connection, entry: BundleEntry,
+              drafts: dict[int, Draft]) -> Prepared | Written | None:
+    id_ = plan_.ids[entry.place]
+    existing = plan_.existing.get(entry.place)
+    if existing is not None:
+        return Written(existing.type, existing.id, existing.vid, existing.updated_ms, b"", False, False)
+    if entry.method == "POST":
+        return write.prepare_create(node, plan_.caller, connection, drafts[entry.place], id_)
+    row = journal.current(connection, entry.type, id_)
+    expected = write.expected_versions(entry.if_match)
+    if entry.method == "DELETE":
+        return write.prepare_delete(node, plan_.caller, connection, entry.type, id_, row, expected)
+    return write.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected)
+
+
+def _at(entry: BundleEntry, error: BaseException) -> GatewayError:
+    """The error that refuses the whole transaction, saying which entry it was."""
+    if isinstance(error, Unprocessable | Invalid):
+        return type(error)([Issue(issue.severity, issue.code, issue.diagnostics, entry.expression)
+                            for issue in error.issues])
+    if isinstance(error, GatewayError):
+        error.args = (f"{entry.expression}: {error}",)
+        return error
+    raise error
+
+
+def _written(node: Node, written: Written | None) -> bytes:
+    if written is None:
+        return _answer(b"204 No Content")
+    location = f"{node.settings.base_url}/{written.type}/{written.id}/_history/{written.vid}"
+    if not written.stored and written.changed:
+        return _answer(b"204 No Content", etag=written.vid)
+    return _answer(b"201 Created" if written.created else b"200 OK", location=location, etag=written.vid,
+                   modified_ms=written.updated_ms)
+
+
+def _answer(status: bytes, *, location: str | None = None, etag: int | None = None, modified_ms: int | None = None,
+            resource: bytes | None = None, outcome: bytes | None = None) -> bytes:
+    response: dict[str, object] = {"status": status.decode()}
+    if location:
+        response["location"] = location
+    if etag is not None:
+        response["etag"] = f'W/"{etag}"'
+    if modified_ms is not None:
+        response["lastModified"] = format_instant(modified_ms)
+    if outcome is not None:
+        response["outcome"] = orjson.Fragment(outcome)
+    entry: dict[str, object] = {"resource": orjson.Fragment(resource)} if resource is not None else {}
+    return orjson.dumps({**entry, "response": response})
+
+
+def _response(kind: bytes, answers: Sequence[bytes]) -> bytes:
+    entries = b',"entry":[%s]' % b",".join(answers) if answers else b""
+    return b'{"resourceType":"Bundle","type":"%s"%s}' % (kind, entries)
+

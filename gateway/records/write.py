@@ -1,0 +1,303 @@
+"""create, update and delete: validated, decided, sealed, and committed in one durable step.
+
+Owns the order of ``paths.md`` Write and what a precondition means; refuses to acknowledge before the commit.
+https://hl7.org/fhir/R4/http.html#create
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apsw
+
+from gateway import audit
+from gateway.access.decision import Decision, Deny
+from gateway.access.facts import ResourceFacts, facts_of
+from gateway.audit import SealedRow
+from gateway.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    Issue,
+    Malformed,
+    MethodNotAllowed,
+    NotFound,
+    PreconditionFailed,
+    Unprocessable,
+)
+from gateway.fhir.home import home_patients
+from gateway.fhir.resource import Resource, parse, references, stamp
+from gateway.records.gate import Caller, refusal
+from gateway.records.node import Moved, Node, still
+from gateway.records.versions import Draft, stored_facts
+from gateway.store import journal
+from gateway.store.journal import NewVersion, VersionRow
+from gateway.store.sql import now_ms
+
+_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+Hook = Callable[[apsw.Connection, NewVersion], None]
+"""Work that belongs into the same commit as a version (a Consent's provisions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of a write: the version now current, its exact bytes, and whether anything was stored."""
+
+    type: str
+    id: str
+    vid: int
+    updated_ms: int
+    stored: bytes
+    created: bool
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A write ready for its commit."""
+
+    new: NewVersion | None
+    written: Written
+    rows: tuple[SealedRow, ...]
+
+
+def expected_versions(header: str | None) -> tuple[int, ...] | None:
+    """Version ids of an If-Match header (weak or strong ETags, a list); None when absent or ``*``.
+
+    Raises Malformed on anything else.
+    """
+    if header is None or header.strip() == "*":
+        return None
+    found = []
+    for part in header.split(","):
+        match = _ETAG.fullmatch(part.strip())
+        if match is None:
+            raise Malformed(f"If-Match {header!r} is not an ETag", code="value", expression="http.If-Match")
+        found.append(int(match[1]) if match[1].isdecimal() else 0)
+    return tuple(found)
+
+
+def validated(node: Node, resource: Resource, type_: str | None, expression: str | None = None) -> None:
+    """Refuse a resource that breaks R4, or whose references dangle. Raises Invalid, Unprocessable."""
+    issues = [issue for issue in node.validator.validate(resource, expected_type=type_)
+              if issue.severity in ("error", "fatal")]
+    if issues:
+        raise Invalid([_below(issue, resource, expression) for issue in issues])
+    dangling = [Issue("error", "not-found", f"{target['reference']} can be resolved in a bundle only",
+                      f"{path}.reference")
+                for path, target in references(resource) if target["reference"].startswith("urn:uuid:")]
+    if dangling:
+        raise Unprocessable([_below(issue, resource, expression) for issue in dangling])
+
+
+def _below(issue: Issue, resource: Resource, expression: str | None) -> Issue:
+    if expression is None:
+        return issue
+    tail = (issue.expression or "").removeprefix(str(resource.get("resourceType")))
+    return replace(issue, expression=f"{expression}.resource{tail}")
+
+
+def draft(node: Node, caller: Caller, resource: Resource, id_: str) -> Draft:
+    """Facts for deciding and indexing, of a validated resource that is to live under ``id_``."""
+    placed = {**resource, "id": id_}
+    homes = home_patients(placed, node.definitions.home_paths, base=node.settings.base_url)
+    access = facts_of(placed, homes, author_client=caller.grant.client_id, author_user=caller.grant.user)
+    hashed = frozenset(str(node.index.category(token)) for token in access.categories)
+    return Draft(resource=resource, access=replace(access, categories=hashed), search=node.extractor.facts(placed))
+
+
+def prepare_create(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str) -> Prepared:
+    """Decide and seal a new resource. Raises Forbidden, Unprocessable (a patient nobody here knows)."""
+    time = now_ms()
+    decision = node.gate.decide(connection, caller, "c", proposed=made.access,
+                                proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
+    if isinstance(decision, Deny):
+        raise Refused(decision, made.access, made.resource["resourceType"])
+    return _sealed(node, caller, made, id_, 1, time, decision, "create", created=True)
+
+
+def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str,
+                   row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared:
+    """Decide and seal the next version of ``row``, or the first. Raises as the preconditions say."""
+    type_ = made.resource["resourceType"]
+    time = now_ms()
+    if row is None:
+        if expected is not None:
+            raise PreconditionFailed(f"If-Match: {type_}/{id_} does not exist")
+        if not node.settings.update_creates:
+            raise MethodNotAllowed(f"{type_}/{id_} does not exist, and this server gives out ids itself")
+        decision = node.gate.decide(connection, caller, "u" if caller.grant.scopes.allows(type_, "u") else "c",
+                                    proposed=made.access,
+                                    proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
+        if isinstance(decision, Deny):
+            raise Refused(decision, made.access, type_)
+        return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True)
+    before = stored_facts(connection, row)
+    stored = None if row.deleted else node.versions.open(connection, row).stored
+    old = None if stored is None else parse(stored)
+    decision = node.gate.decide(
+        connection, caller, "u", stored=before, proposed=made.access,
+        stored_matcher=node.gate.stored_matcher(connection, row.seq),
+        proposed_matcher=node.gate.proposed_matcher(made.search, id_, time),
+        only_labels=old is not None and _without_security(old) == _without_security(
+            stamp(made.resource, id_, row.vid, row.updated_ms)))
+    if isinstance(decision, Deny):
+        raise Refused(decision, before, type_, placed=f"{type_}/{id_}")
+    if expected is not None and row.vid not in expected:
+        raise PreconditionFailed(f"If-Match: {type_}/{id_} is at version {row.vid}")
+    if old is not None and stored is not None and _content(old) == _content(stamp(made.resource, id_, 0, 0)):
+        return Prepared(None, Written(type_, id_, row.vid, row.updated_ms, stored, False, False),
+                        node.gate.entries(caller, "u", "update", decision, patients=before.home_patients,
+                                          what=(f"{type_}/{id_}/_history/{row.vid}",)))
+    return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted)
+
+
+def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str,
+                   row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared | None:
+    """Decide and seal a deletion; None when there is nothing (left) to delete. Raises Forbidden, NotFound."""
+    if row is None:
+        if not caller.grant.scopes.allows(type_, "d"):
+            raise Forbidden(f"deleting {type_} is outside the token's scopes")
+        return None
+    before = stored_facts(connection, row)
+    decision = node.gate.decide(connection, caller, "d", stored=before,
+                                stored_matcher=node.gate.stored_matcher(connection, row.seq))
+    if isinstance(decision, Deny):
+        raise Refused(decision, before, type_, placed=f"{type_}/{id_}", absent=True)
+    if row.deleted:
+        return None
+    if expected is not None and row.vid not in expected:
+        raise PreconditionFailed(f"If-Match: {type_}/{id_} is at version {row.vid}")
+    new = node.versions.seal_deletion(before, vid=row.vid + 1, updated_ms=now_ms(), client=caller.grant.client_id,
+                                      user=caller.grant.user)
+    entries = node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
+                                what=(f"{type_}/{id_}/_history/{new.vid}",))
+    return Prepared(new, Written(type_, id_, new.vid, new.updated_ms, b"", False, True), entries)
+
+
+def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: int, decision: Decision, name: str, *,
+            created: bool) -> Prepared:
+    new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=caller.grant.client_id,
+                                     user=caller.grant.user)
+    entries = node.gate.entries(caller, "c" if created else "u", name, decision, patients=made.access.home_patients,
+                                what=(f"{new.type}/{id_}/_history/{vid}",))
+    return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries)
+
+
+def _content(resource: Resource) -> Resource:
+    meta = {key: value for key, value in resource.get("meta", {}).items() if key not in ("versionId", "lastUpdated")}
+    return {**resource, "meta": meta}
+
+
+def _without_security(resource: Resource) -> Resource:
+    meta = {key: value for key, value in resource.get("meta", {}).items()
+            if key not in ("versionId", "lastUpdated", "security")}
+    return {**resource, "meta": meta}
+
+
+class Refused(Exception):  # control flow: becomes the requester's answer once it is audited
+    """A denial on its way to the audit and then to the requester."""
+
+    def __init__(self, decision: Deny, facts: ResourceFacts, type_: str, *, placed: str | None = None,
+                 absent: bool = False) -> None:
+        self.decision = decision
+        self.facts = facts
+        self.type = type_
+        self.placed = placed
+        self.absent = absent
+
+    def answer(self) -> Exception:
+        """What absent would look like: an unknown reference for a create, 404 for a known place."""
+        if self.decision.kind != "permission":
+            return refusal(self.decision, self.type)
+        if self.placed is not None:
+            return NotFound(f"{self.placed} is not known")
+        if not self.facts.home_patients:
+            return Forbidden(f"this role may not write {self.type}")
+        return Unprocessable([Issue("error", "not-found", f"{reference} is not known", self.type)
+                              for reference in self.facts.home_patients])
+
+
+def commit_prepared(connection: apsw.Connection, prepared: Prepared, hook: Hook | None = None) -> None:
+    """Append one prepared write and its audit rows inside the open transaction. Raises Moved."""
+    if prepared.new is not None:
+        try:
+            journal.append(connection, prepared.new)
+        except Conflict as error:
+            raise Moved(str(error)) from error
+        if hook is not None:
+            hook(connection, prepared.new)
+    audit.append(connection, prepared.rows)
+
+
+async def audited_refusal(node: Node, caller: Caller, refused: Refused, interaction: str, name: str) -> Exception:
+    """Make the refusal durable in the audit; the answer to raise."""
+    rows = node.gate.entries(caller, interaction, name, refused.decision, patients=refused.facts.home_patients,
+                             what=(refused.placed or refused.type,))
+    await node.commits.commit(lambda tx: audit.append(tx, rows))
+    return refused.answer()
+
+
+async def create(node: Node, caller: Caller, type_: str, resource: Resource, *, hook: Hook | None = None) -> Written:
+    """Store a new resource under an id of ours."""
+    validated(node, resource, type_)
+    id_ = str(uuid.uuid4())
+    made = draft(node, caller, resource, id_)
+    return await _carried_out(node, caller, "c", "create", hook,
+                              lambda now: prepare_create(node, now, node.database.reader, made, id_))
+
+
+async def update(node: Node, caller: Caller, type_: str, id_: str, resource: Resource, *, if_match: str | None,
+                 if_none_match: str | None = None, hook: Hook | None = None) -> Written:
+    """Store the next version under ``id_``. Raises PreconditionFailed, MethodNotAllowed, Invalid."""
+    if resource.get("id") != id_:
+        raise Malformed(f"the resource's id must be {id_!r}, as in the URL", code="invalid",
+                        expression=f"{type_}.id")
+    expected = expected_versions(if_match)
+    validated(node, resource, type_)
+    made = draft(node, caller, resource, id_)
+
+    def prepare(now: Caller) -> Prepared:
+        row = journal.current(node.database.reader, type_, id_)
+        if if_match is not None and if_match.strip() == "*" and (row is None or row.deleted):
+            raise PreconditionFailed(f"If-Match: {type_}/{id_} does not exist")
+        prepared = prepare_update(node, now, node.database.reader, made, id_, row, expected)
+        if if_none_match is not None and not prepared.written.created:
+            raise PreconditionFailed(f"If-None-Match: {type_}/{id_} exists")
+        return prepared
+
+    return await _carried_out(node, caller, "u", "update", hook, prepare)
+
+
+async def delete(node: Node, caller: Caller, type_: str, id_: str, *, if_match: str | None,
+                 hook: Hook | None = None) -> Written | None:
+    """Delete; None when there was nothing. Idempotent."""
+    expected = expected_versions(if_match)
+    return await _carried_out(
+        node, caller, "d", "delete", hook,
+        lambda now: prepare_delete(node, now, node.database.reader, type_, id_,
+                                   journal.current(node.database.reader, type_, id_), expected))
+
+
+async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, hook: Hook | None,
+                       prepare: Callable[[Caller], Prepared | None]) -> Any:  # Any: Written, or None for delete
+    async def attempt(caller: Caller) -> Written | None:
+        try:
+            prepared = prepare(caller)
+        except Refused as refused:
+            raise await audited_refusal(node, caller, refused, interaction, name) from None
+        if prepared is None:
+            return None
+
+        def work(connection: apsw.Connection) -> None:
+            still(connection, caller)
+            commit_prepared(connection, prepared, hook)
+
+        await node.commits.commit(work)
+        return prepared.written
+    return await node.decided(caller, attempt)
+
