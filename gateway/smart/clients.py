@@ -1,0 +1,157 @@
+"""Registered clients: this hospital's feeds, foreign backends, and apps.
+
+Owns registration and closing, and the two built-in clients of the command line; refuses a scope its kind may not
+have, a key set that cannot verify, and a second way to authenticate. A closed client's tokens die with it.
+https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from gateway.access.grant import ClientKind
+from gateway.access.roles import policy
+from gateway.access.scopes import ScopeSet, parse
+from gateway.errors import NotFound, OAuthError, Unprocessable
+from gateway.smart.issuer import Smart
+from gateway.smart.jwks import MAX_BYTES, VerificationKey, parse_key_set
+from gateway.store import journal
+
+FEED: Final = "feed"
+"""This hospital's own feed: ``gateway token`` without a user."""
+COMMAND_LINE: Final = "cli"
+"""The app through which ``gateway token --user`` acts when no client is named: never a feed."""
+
+_BUILT_IN: Final[tuple[tuple[str, str, ClientKind, str], ...]] = (
+    (FEED, "Feed of this hospital", "feed", "system/*.cruds"),
+    (COMMAND_LINE, "Command line", "app", "patient/*.cruds user/*.cruds"),
+)
+_CONTEXTS: Final[dict[ClientKind, frozenset[str]]] = {
+    "feed": frozenset({"system"}), "backend": frozenset({"system"}), "app": frozenset({"patient", "user"})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A registration. ``scopes`` is the ceiling of every token; ``purposes`` what it may act for, the default first."""
+
+    id: str
+    name: str
+    kind: ClientKind
+    scopes: ScopeSet
+    purposes: tuple[str, ...]
+    jwks: str | None = field(repr=False)
+    jwks_uri: str | None
+    closed_ms: int | None
+
+    @property
+    def device(self) -> str:
+        """How a patient's grant names this client."""
+        return f"Device/{self.id}"
+
+
+def find_client(connection: apsw.Connection, client_id: str) -> Client | None:
+    """The client, open or closed."""
+    row: tuple[Any, ...]
+    for row in connection.execute(
+            "SELECT id, name, kind, scope, purposes, jwks, jwks_uri, closed_ms FROM client WHERE id=?", (client_id,)):
+        return Client(id=row[0], name=row[1], kind=row[2], scopes=parse(row[3]), purposes=tuple(row[4].split()),
+                      jwks=row[5], jwks_uri=row[6], closed_ms=row[7])
+    return None
+
+
+def ensure_built_in(connection: apsw.Connection, now_ms: int) -> None:
+    """Register the two built-in clients where they are not yet; they have no key and cannot use the token endpoint."""
+    for id_, name, kind, scope in _BUILT_IN:
+        connection.execute(
+            "INSERT INTO client (id,name,kind,scope,purposes,created_ms) VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+            (id_, name, kind, scope, "TREAT", now_ms))
+
+
+def add_client(smart: Smart, *, name: str, kind: ClientKind, scope: str, jwks: str | None,
+               purposes: Sequence[str]) -> str:
+    """Register a client and return its id.
+
+    ``jwks``: a file path or a URL; needed by feeds and backends. ``scope``: the ceiling. ``purposes``: v3-ActReason
+    codes, the default first. Raises Unprocessable, or OAuthError ``invalid_scope``.
+    """
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise Unprocessable("a client needs a name of at most 200 printable characters")
+    scopes = smart.parse_scope(scope)
+    _check_scopes(scopes, kind)
+    _check_purposes(purposes)
+    inline, url = _key_source(smart, jwks)
+    if kind != "app" and inline is None and url is None:
+        raise Unprocessable(f"a {kind} client authenticates with its keys: give a JWKS file or URL")
+    client_id, now_ms = secrets.token_hex(12), smart.now_ms()
+
+    def work(connection: apsw.Connection) -> None:
+        connection.execute(
+            "INSERT INTO client (id,name,kind,scope,purposes,jwks,jwks_uri,created_ms) VALUES (?,?,?,?,?,?,?,?)",
+            (client_id, name, kind, str(scopes), " ".join(purposes), inline, url, now_ms))
+        smart.audit_operator(connection, "client", "C", f"Device/{client_id}", kind, now_ms)
+    smart.database.transact(work)
+    return client_id
+
+
+def close_client(smart: Smart, client_id: str) -> None:
+    """Close a client: its tokens are refused from this commit on, on every worker. Raises NotFound."""
+    now_ms = smart.now_ms()
+
+    def work(connection: apsw.Connection) -> None:
+        client = find_client(connection, client_id)
+        if client is None:
+            raise NotFound(f"there is no client {client_id}")
+        connection.execute("UPDATE client SET closed_ms=? WHERE id=? AND closed_ms IS NULL", (now_ms, client_id))
+        journal.bump_decision_seq(connection)
+        smart.audit_operator(connection, "client", "D", client.device, client.kind, now_ms)
+    smart.database.transact(work)
+
+
+def client_keys(smart: Smart, client: Client, *, kid: str) -> tuple[VerificationKey, ...]:
+    """The keys the client authenticates with. Raises Unprocessable, or Unavailable when its URL does not answer."""
+    if client.jwks is not None:
+        return parse_key_set(client.jwks.encode())
+    if client.jwks_uri is not None:
+        return smart.jwks.keys(client.jwks_uri, kid=kid)
+    raise Unprocessable("the client has no registered keys")
+
+
+def _check_scopes(scopes: ScopeSet, kind: ClientKind) -> None:
+    if not scopes.resources:
+        raise OAuthError("invalid_scope", "a client needs at least one resource scope")
+    for scope in scopes.resources:
+        if scope.context not in _CONTEXTS[kind]:
+            allowed = " and ".join(f"{context}/" for context in sorted(_CONTEXTS[kind]))
+            raise OAuthError("invalid_scope", f"{scope}: a client of kind {kind} may have {allowed} scopes alone")
+
+
+def _check_purposes(purposes: Sequence[str]) -> None:
+    tables = policy()
+    if not purposes:
+        raise Unprocessable("a client needs a purpose of use")
+    for purpose in purposes:
+        if purpose not in tables.purposes:
+            raise Unprocessable(f"{purpose} is not a purpose of use known here")
+        if purpose in tables.break_glass_purposes:
+            raise Unprocessable(f"{purpose} is for a person in an emergency, never a client's own purpose")
+
+
+def _key_source(smart: Smart, jwks: str | None) -> tuple[str | None, str | None]:
+    if jwks is None:
+        return None, None
+    if "://" in jwks:
+        smart.jwks.check(jwks)
+        return None, jwks
+    try:
+        with Path(jwks).open("rb") as file:
+            body = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Unprocessable(f"the JWKS file cannot be read: {error.strerror}") from error
+    parse_key_set(body)
+    return body.decode(), None
