@@ -80,7 +80,7 @@ def install(*, development: bool) -> str:
             command, cwd=HOME, env=_environment(node), capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
         )
         if run.returncode:
-            raise CompileRefused(f"`npm ci` in contracts/ failed; with a package registry in reach, run it:\n{run.stderr}")
+            raise CompileRefused(f"`npm ci` in contracts/ failed; run it there with a registry in reach:\n{run.stderr}")
     return node
 
 

@@ -13,8 +13,8 @@ contract HospitalRegistry is IHospitalRegistry {
         address[] operators;
     }
 
-    uint256 public constant MAX_OPERATORS = 16;
-    uint64 public constant VOTING_PERIOD_S = 14 days;
+    uint256 private constant MAX_OPERATORS = 16;
+    uint64 private constant VOTING_PERIOD_S = 14 days;
 
     /// @inheritdoc IHospitalRegistry
     mapping(address operator => address member) public memberOf;

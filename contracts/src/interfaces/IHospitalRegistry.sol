@@ -90,7 +90,7 @@ interface IHospitalRegistry {
     /// @return id the proposal's number
     function proposeSuccessor(bytes32 name, address successor) external returns (uint256 id);
 
-    /// @notice Vote once on an open proposal; the vote that decides it also carries it out.
+    /// @notice Vote once on an open proposal, within 14 days; the vote that decides it also carries it out.
     function vote(uint256 id, bool approve) external;
 
     /// @notice Leave. The last member cannot.
@@ -99,7 +99,7 @@ interface IHospitalRegistry {
     /// @notice Replace the caller's endpoint document digest.
     function setEndpoint(bytes32 endpointDigest) external;
 
-    /// @notice Let an account anchor and relay for the caller. A member is its own operator from the start.
+    /// @notice Let an account anchor and relay for the caller, up to 16 of them. A member is one from the start.
     function addOperator(address operator) external;
 
     /// @notice Take that back.
