@@ -11,7 +11,7 @@ A leaf is hashed twice over 96 bytes and an inner node once over 64, so neither 
 full: what is missing to its size class are padding leaves, pseudorandom under the batch's salt, which nobody can tell
 from real ones without it; all leaves are sorted, so a place in the tree says nothing either.
 
-Stability: tests/vectors/merkle.json, read by the Solidity tests too.
+Stability: tests/vectors/merkle.json; leaf.json and proof.json are shared with the Solidity tests.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Owns four calls and the strict reading of their answers; refuses redirects, answers over 8 MB and every malformed one,
 as ChainUnavailable. Independent of the gateway's own adapter and of web3, so that a fault there does not vouch for
 itself. https://ethereum.github.io/execution-apis/
+"""
 
 from __future__ import annotations
 
