@@ -23,7 +23,8 @@ _BCP47 = re.compile(
     r"(?:-(?:[A-Za-z0-9]{5,8}|\d[A-Za-z0-9]{3}))*(?:-[A-WY-Za-wy-z0-9](?:-[A-Za-z0-9]{2,8})+)*"
     r"(?:-[xX](?:-[A-Za-z0-9]{1,8})+)?|[xX](?:-[A-Za-z0-9]{1,8})+|i-[a-z]+", re.ASCII)
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # noqa: S105  # RFC 9110's word for it
-_MIMETYPE = re.compile(rf'{_TOKEN}/{_TOKEN}(?:\s*;\s*{_TOKEN}=(?:{_TOKEN}|"[^"]*"))*\s*;?')
+_MIMETYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(?:\s*;.*)?")
+"""Parameters are not judged: HL7's own examples have ``variant=DICOM WADO-RS`` unquoted."""
 _BARE_FORMATS = frozenset({"json", "xml", "ttl", "turtle"})
 """FHIR's own short forms, as CapabilityStatement.format has them."""
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -36,15 +37,16 @@ _SYNTAX: Mapping[str, CodeCheck] = MappingProxyType({
 })
 
 
-def value_sets(definitions: Definitions, binding: Binding | None) -> tuple[ValueSet, ...]:
-    """The value sets this binding really confines to: the required one and the maximum."""
+def value_sets(definitions: Definitions, binding: Binding | None) -> tuple[tuple[ValueSet, bool], ...]:
+    """The value sets this binding confines to, each with whether a code is a must: required yes, maximum no."""
     if binding is None:
         return ()
-    urls = [binding.value_set] if binding.strength == "required" else []
+    urls = [(binding.value_set, True)] if binding.strength == "required" else []
     if binding.maximum is not None:
-        urls.append(binding.maximum)
-    found = (definitions.value_set(url) for url in urls)
-    return tuple(value_set for value_set in found if value_set is not None and value_set.rule != "any")
+        urls.append((binding.maximum, False))
+    found = ((definitions.value_set(url), needed) for url, needed in urls)
+    return tuple((value_set, needed) for value_set, needed in found
+                 if value_set is not None and value_set.rule != "any")
 
 
 def code_check(value_set: ValueSet) -> tuple[frozenset[str], CodeCheck]:
@@ -74,14 +76,15 @@ def coding_check(value_set: ValueSet) -> ConceptCheck:
     return inside
 
 
-def concept_check(value_set: ValueSet) -> ConceptCheck:
-    """For a CodeableConcept: one coding inside is enough; none at all is not, unless an extension says why."""
+def concept_check(value_set: ValueSet, *, needed: bool) -> ConceptCheck:
+    """For a CodeableConcept: one coding inside is enough; none where one is ``needed`` is not, unless an extension
+    says why."""
     inside = coding_check(value_set)
 
     def check(value: dict[str, Any]) -> str | None:
         codings = value.get("coding")
         if codings is None:
-            if "extension" in value:
+            if "extension" in value or not needed:
                 return None
             return f"a code from the required value set {value_set.url} is needed"
         if any(type(coding) is dict and inside(coding) is None for coding in codings):

@@ -4,8 +4,9 @@ Owns the choice between a native test (keyed by HL7's own expression, so a chang
 FHIRPath by itself) and the compiled FHIRPath. Refuses to leave any out silently: ``OMITTED`` names those not run.
 https://hl7.org/fhir/R4/conformance-rules.html#constraints
 
-Divergence: where an ordering cannot be decided (``2012`` against ``2012-05``, two units) per-1, rng-2 and mdd-1 hold;
-elsewhere an empty result does not hold.
+Divergence: where an ordering cannot be decided (``2012`` against ``2012-05``, two units) per-1, rng-2 and mdd-1 hold,
+ras-2 holds without a probability, and que-7 reads ``Boolean`` as FHIR's boolean; elsewhere an empty result does
+not hold.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ OMITTED: Mapping[str, str] = MappingProxyType({
     "dom-5": "validate.py, with the contained resource's place",
     "txt-1": "xhtml.py, as the primitive check of xhtml",
     "txt-2": "xhtml.py, as the primitive check of xhtml",
-    "eld-16": "its character class has a doubled backslash in R4 and refuses HL7's own slice names",
 })
 """Constraint key -> why it is not run as FHIRPath."""
 
@@ -113,6 +113,15 @@ def _mdd_1(value: Any, run: Run) -> bool:
     return handed is None or prepared is None or not _after(prepared, handed)
 
 
+def _ras_2(value: Any, run: Run) -> bool:
+    probability = value.get("probabilityDecimal")
+    return probability is None or bool(_number(probability) <= 100)
+
+
+def _que_7(value: Any, run: Run) -> bool:
+    return value.get("operator") != "exists" or _has(value, "answerBoolean")
+
+
 def _obs_6(value: Any, run: Run) -> bool:
     return "dataAbsentReason" not in value or not _choice(value, "value")
 
@@ -144,6 +153,8 @@ NATIVE: Mapping[str, Holds] = MappingProxyType({
     "data.empty() or contentType.exists()": _att_1,
     "low.empty() or high.empty() or (low <= high)": _rng_2,
     "whenHandedOver.empty() or whenPrepared.empty() or whenHandedOver >= whenPrepared": _mdd_1,
+    "probability is decimal implies (probability as decimal) <= 100": _ras_2,
+    "operator = 'exists' implies (answer is Boolean)": _que_7,
     "dataAbsentReason.empty() or value.empty()": _obs_6,
     "value.empty() or component.code.where(coding.intersect(%resource.code.coding).exists()).empty()": _obs_7,
     "low.exists() or high.exists() or text.exists()": _obs_3,

@@ -17,8 +17,10 @@ _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _CANONICAL = "http://hl7.org/fhir/StructureDefinition/"
 
+ReferenceCheck = Callable[[dict[str, Any], str, Run], None]
 
-def reference_rule(targets: tuple[str, ...], resource_types: frozenset[str]) -> Callable[[dict[str, Any], str, Run], None]:
+
+def reference_rule(targets: tuple[str, ...], resource_types: frozenset[str]) -> ReferenceCheck:
     """The check of one well-formed Reference against the ``targets`` of its element (empty = any)."""
     allowed = frozenset(targets) or resource_types
     named = " or ".join(targets) if len(targets) < 8 else f"one of {len(targets)} types"

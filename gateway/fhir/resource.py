@@ -25,8 +25,9 @@ DECIMAL = jiter.LosslessFloat
 """The type a JSON number with a fraction, an exponent, ``-0`` or 19 digits and more is parsed to."""
 
 _BOM = b"\xef\xbb\xbf"
-_INEXACT = re.compile(rb"-0(?![0-9.eE])|[0-9]{19}")
-"""Numbers jiter would not give back as written, or orjson not write."""
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * 19
+_NEGATIVE_ZERO = re.compile(rb"-0(?![0-9.eE])")
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,8 +55,9 @@ def parse_json(body: bytes) -> Any:
                                 allow_inf_nan=False, cache_mode="keys")
     except ValueError as error:
         raise Malformed(Issue("error", "structure", f"not JSON as FHIR has it: {error}")) from error
-    if _INEXACT.search(body):
-        # jiter has accepted the text; the slower parser only keeps the digits jiter cannot.
+    if _LONG in body.translate(_DIGITS) or (b"-0" in body and _NEGATIVE_ZERO.search(body)):
+        # -0 and 19 digits: jiter has accepted the text, but would not give them back as written (nor orjson write
+        # them); the slower parser does. A string that looks so only costs its time.
         return json.loads(body, parse_float=_lossless, parse_int=_whole)
     return value
 

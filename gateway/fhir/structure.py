@@ -116,7 +116,7 @@ class Structure:
 
         result: ItemCheck = check
         if type_.code == "code":
-            for value_set in value_sets(self.definitions, element.binding):
+            for value_set, _ in value_sets(self.definitions, element.binding):
                 result = _bound_code(result, *code_check(value_set), value_set.url)
         return _with_invariants(result, invariants) if invariants else result
 
@@ -128,9 +128,9 @@ class Structure:
         check = self.node(element.node or code)
         if code == "Reference":
             check = _both(check, reference_rule(type_.targets, self.definitions.resource_types))
-        for value_set in value_sets(self.definitions, element.binding):
+        for value_set, needed in value_sets(self.definitions, element.binding):
             if code == "CodeableConcept":
-                check = _bound_concept(check, concept_check(value_set))
+                check = _bound_concept(check, concept_check(value_set, needed=needed))
             elif code in ("Coding", "Quantity"):
                 check = _bound_concept(check, coding_check(value_set))
         constraints = element.constraints
