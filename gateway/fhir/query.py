@@ -3,8 +3,13 @@
 Owns the vocabulary between ``search.py`` (which parses queries and extracts facts) and the index
 (which hashes and stores them); refuses any knowledge of SQL or keys. https://hl7.org/fhir/R4/search.html
 
-Every text in a HashFact or HashIs is made by the same functions in ``search.py``, so that a keyed hash
-of one equals the keyed hash of the other. ``key`` names the parameter as ``Type.code``.
+Every text in a HashFact or HashIs is made by the same functions in ``search_encoding.py``, so that a keyed
+hash of one equals the keyed hash of the other. ``key`` names the parameter as ``Type.code``; the number or
+date part of a composite has the composite's key followed by the text of its other part.
+
+How a stored range [low, high] answers an asked one (``holds`` is the definition; the index says it in SQL):
+eq inside it, ne not inside, gt high above asked high, lt low below asked low, ge gt or eq, le lt or eq,
+sa low at or above asked high, eb high at or below asked low, ap overlapping.
 """
 
 from __future__ import annotations
@@ -25,8 +30,9 @@ class HashFact:
 
 @dataclass(frozen=True, slots=True)
 class NumberFact:
-    """A number or quantity with its implicit range; ``key`` may carry a composite's code part.
+    """A number or quantity: low = high, or the ends of a Range; both ends belong to it.
 
+    R4 gives the implicit range of significant figures to the asked value, not to the stored one.
     ``unit`` is ``system|code``, ``unit_code`` the bare code or unit text; empty when there is none.
     """
 
@@ -55,6 +61,29 @@ class Facts:
     dates: tuple[DateFact, ...] = ()
 
 
+def holds(comparator: Comparator, low: float, high: float, asked_low: float, asked_high: float) -> bool:
+    """Whether a stored range answers an asked one, by R4's prefixes."""
+    match comparator:
+        case "eq":
+            return low >= asked_low and high <= asked_high
+        case "ne":
+            return not (low >= asked_low and high <= asked_high)
+        case "gt":
+            return high > asked_high
+        case "lt":
+            return low < asked_low
+        case "ge":
+            return high > asked_high or (low >= asked_low and high <= asked_high)
+        case "le":
+            return low < asked_low or (low >= asked_low and high <= asked_high)
+        case "sa":
+            return low >= asked_high
+        case "eb":
+            return high <= asked_low
+        case "ap":
+            return low < asked_high and high > asked_low
+
+
 @dataclass(frozen=True, slots=True)
 class HashIs:
     key: str
@@ -63,7 +92,8 @@ class HashIs:
 
 @dataclass(frozen=True, slots=True)
 class NumberIs:
-    """Compare stored [low, high] with the asked [low, high] by the prefix rules of R4 search."""
+    """Compare stored [low, high] with the asked [low, high], both closed; ``search_query.py`` steps the asked
+    ends to the next float where R4 leaves an end out."""
 
     key: str
     comparator: Comparator
@@ -111,7 +141,10 @@ Predicate = HashIs | NumberIs | DateIs | IdIs | UpdatedIs | AllOf
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One query parameter: any of the predicates (comma = OR); ``negated`` turns the whole around."""
+    """One query parameter: any of the predicates (comma = OR); ``negated`` turns the whole around.
+
+    Without predicates it matches nothing (negated: everything): asked for what no resource can have.
+    """
 
     any_of: tuple[Predicate, ...]
     negated: bool = False

@@ -1,0 +1,255 @@
+"""One value of a resource to its facts, by search parameter type.
+
+Owns which facts a Coding, HumanName, Quantity, Period ... has; refuses to know where values lie.
+https://hl7.org/fhir/R4/search.html#ptypes
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+
+from gateway.fhir.query import DateFact, Facts, HashFact, NumberFact
+from gateway.fhir.search_dates import Range, element_range, ladder_texts
+from gateway.fhir.search_encoding import (
+    exact_text,
+    normal,
+    prefix_texts,
+    reference_text,
+    reference_type,
+    token_bare,
+    token_code,
+    token_texts,
+    uri_texts,
+)
+from gateway.fhir.search_paths import Json, Source
+
+_LIMIT = sys.float_info.max
+
+
+class Sheet:
+    """Facts being gathered of one resource; the same hash twice is kept once."""
+
+    __slots__ = ("dates", "hashes", "numbers")
+
+    def __init__(self) -> None:
+        self.hashes: dict[tuple[str, str], None] = {}
+        self.numbers: dict[tuple[str, float, float, str, str], None] = {}
+        self.dates: dict[tuple[str, int, int], None] = {}
+
+    def facts(self) -> Facts:
+        return Facts(
+            tuple([HashFact(*row) for row in self.hashes]),
+            tuple([NumberFact(*row) for row in self.numbers]),
+            tuple([DateFact(*row) for row in self.dates]),
+        )
+
+
+Texts = Callable[[Json], Iterable[str]]
+"""A value to the texts it is hashed under."""
+
+Amount = tuple[float, float, str, str]
+"""low, high, ``system|code``, bare unit."""
+
+
+def codeable_concept(value: Json) -> Iterable[str]:
+    """Every coding; the text is not a token."""
+    codings = value.get("coding") if type(value) is dict else None
+    if type(codings) is not list:
+        return ()
+    if len(codings) == 1:
+        return coding(codings[0])
+    return [text for one in codings for text in coding(one)]
+
+
+def coding(value: Json) -> Iterable[str]:
+    """A Coding's system and code."""
+    return token_texts(value.get("system"), value.get("code")) if type(value) is dict else ()
+
+
+def identifier(value: Json) -> Iterable[str]:
+    """An Identifier's system and value."""
+    return token_texts(value.get("system"), value.get("value")) if type(value) is dict else ()
+
+
+def contact_point(value: Json) -> Iterable[str]:
+    """A ContactPoint's value; R4 allows no system here."""
+    text = value.get("value") if type(value) is dict else None
+    return (token_code(text),) if type(text) is str else ()
+
+
+def primitive_token(value: Json) -> Iterable[str]:
+    """A code, boolean, id, string or uri."""
+    if type(value) is bool:
+        return ("ctrue",) if value else ("cfalse",)
+    return () if type(value) is dict else (token_code(str(value)),)
+
+
+def bare_token(value: Json) -> Iterable[str]:
+    """A primitive where others of the parameter are coded: also found as having no system."""
+    return [*primitive_token(value), *(token_bare(text[1:]) for text in primitive_token(value))]
+
+
+_TOKENS: dict[str, Texts] = {
+    "CodeableConcept": codeable_concept,
+    "Coding": coding,
+    "Identifier": identifier,
+    "ContactPoint": contact_point,
+}
+
+
+def token_emitter(source: Source, *, mixed: bool) -> Texts:
+    """The texts of a token at ``source``; ``mixed`` when the parameter also has coded values."""
+    return _TOKENS.get(source.type, bare_token if mixed else primitive_token)
+
+
+def plain_string(value: Json) -> Iterable[str]:
+    """A string: prefixes of the whole, and the exact text."""
+    if type(value) is not str:
+        return ()
+    return [*prefix_texts(normal(value)), exact_text(value)]
+
+
+def concept_string(value: Json) -> Iterable[str]:
+    """A CodeableConcept searched as a string: its text and displays."""
+    if type(value) is not dict:
+        return ()
+    texts = [value.get("text"), *(one.get("display") for one in value.get("coding", ()) if type(one) is dict)]
+    return [text for one in texts for text in plain_string(one)]
+
+
+_PARTS = {
+    "HumanName": ("family", "given", "prefix", "suffix", "text"),
+    "Address": ("line", "city", "district", "state", "postalCode", "country", "text"),
+}
+
+
+def parted_string(type_name: str, covered: frozenset[str]) -> Texts:
+    """A HumanName or Address: each part and each word of it, save what ``covered`` parts store themselves."""
+    names = _PARTS[type_name]
+
+    def texts(value: Json) -> Iterable[str]:
+        if type(value) is not dict:
+            return ()
+        found: dict[str, None] = {}
+        known: set[str] = set()
+        for name in names:
+            part = value.get(name)
+            for one in part if type(part) is list else (part,):
+                if type(one) is not str:
+                    continue
+                whole = normal(one)
+                if name in covered:
+                    known.add(whole)
+                else:
+                    found.update(dict.fromkeys(prefix_texts(whole)))
+                    found[exact_text(one)] = None
+                words = whole.split(" ")
+                known.add(words[0])
+                for word in words[1:]:
+                    if word not in known:
+                        known.add(word)
+                        found.update(dict.fromkeys(prefix_texts(word)))
+        return found
+
+    return texts
+
+
+def string_emitter(source: Source, covered: frozenset[str]) -> Texts:
+    """The texts of a string at ``source``."""
+    if source.type in _PARTS:
+        return parted_string(source.type, covered)
+    return concept_string if source.type == "CodeableConcept" else plain_string
+
+
+def reference_emitter(only: str | None, own_bases: frozenset[str]) -> Texts:
+    """The text of a Reference or canonical; ``only`` one resource type."""
+
+    def texts(value: Json) -> Iterable[str]:
+        if type(value) is dict:
+            value = value.get("reference")
+        if type(value) is not str:
+            return ()
+        if "|" in value and only is None:
+            return uri_texts(value)
+        text = reference_text(value, own_bases)
+        if text is None or (only is not None and reference_type(text) != only):
+            return ()
+        return (text,)
+
+    return texts
+
+
+def uri(value: Json) -> Iterable[str]:
+    """A uri as it stands; a canonical also without its version."""
+    return uri_texts(value) if type(value) is str else ()
+
+
+def ladder(value: Json) -> Iterable[str]:
+    """The rungs of a birth or death date."""
+    return ladder_texts(value) if type(value) is str else ()
+
+
+def bounded(value: Json) -> float | None:
+    """A JSON number as a float within a double's range; None for anything else."""
+    if type(value) in (dict, list, str, bool) or value is None:
+        return None
+    found = float(Decimal(str(value)))
+    return max(-_LIMIT, min(_LIMIT, found))
+
+
+def quantity(value: Json) -> Iterable[Amount]:
+    """A Quantity or its kin, Money, Range, SampledData or a bare number. A comparator opens the range."""
+    if type(value) is not dict:
+        number = bounded(value)
+        return () if number is None else ((number, number, "", ""),)
+    if "low" in value or "high" in value:
+        return _range(value)
+    if "origin" in value:
+        return _sampled(value)
+    number = bounded(value.get("value"))
+    if number is None:
+        return ()
+    low = high = number
+    comparator = value.get("comparator")
+    if comparator in ("<", "<="):
+        low = -_LIMIT
+    elif comparator in (">", ">="):
+        high = _LIMIT
+    return _united(value, low, high)
+
+
+def _united(value: Json, low: float, high: float) -> Iterable[Amount]:
+    if "currency" in value:
+        currency = str(value["currency"])
+        return ((low, high, f"urn:iso:std:iso:4217|{currency}", currency),)
+    system, code, unit = value.get("system"), value.get("code"), value.get("unit")
+    full = f"{system}|{code}" if system and code else ""
+    bare = code or unit or ""
+    if code and unit and unit != code:
+        return (low, high, full, bare), (low, high, "", unit)
+    return ((low, high, full, bare),)
+
+
+def _range(value: Json) -> Iterable[Amount]:
+    low, high = value.get("low"), value.get("high")
+    bottom = bounded(low.get("value")) if type(low) is dict else None
+    top = bounded(high.get("value")) if type(high) is dict else None
+    if bottom is None and top is None:
+        return ()
+    return _united(low if bottom is not None else high, -_LIMIT if bottom is None else bottom,
+                   _LIMIT if top is None else top)
+
+
+def _sampled(value: Json) -> Iterable[Amount]:
+    low, high = bounded(value.get("lowerLimit")), bounded(value.get("upperLimit"))
+    origin = value["origin"]
+    if low is None or high is None or type(origin) is not dict:
+        return ()
+    return _united(origin, low, high)
+
+
+def dated(value: Json) -> Range | None:
+    """The range of a date, dateTime, instant, Period or Timing."""
+    return element_range(value)

@@ -1,0 +1,71 @@
+"""A query's criteria evaluated on facts in memory.
+
+Owns the meaning of predicates; the index must say the same in SQL. Serves granular SMART scopes and is the
+oracle of the index's tests. Refuses sorting and paging. https://hl7.org/fhir/R4/search.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.fhir.query import (
+    AllOf,
+    Criterion,
+    DateIs,
+    Facts,
+    HashIs,
+    IdIs,
+    NumberIs,
+    Predicate,
+    UpdatedIs,
+    holds,
+)
+
+
+class SearchMatcher:
+    """Decides for one resource version whether criteria hold; made once, asked often."""
+
+    __slots__ = ("_facts", "_hashes", "_id", "_updated_ms")
+
+    def __init__(self, facts: Facts, *, logical_id: str, last_updated_ms: int) -> None:
+        self._facts = facts
+        self._hashes = frozenset((fact.key, fact.text) for fact in facts.hashes)
+        self._id = logical_id
+        self._updated_ms = last_updated_ms
+
+    def matches(self, criteria: Iterable[Criterion]) -> bool:
+        """Whether every criterion holds."""
+        return all(self._criterion(criterion) for criterion in criteria)
+
+    def _criterion(self, criterion: Criterion) -> bool:
+        return any(self._holds(predicate) for predicate in criterion.any_of) is not criterion.negated
+
+    def _holds(self, predicate: Predicate) -> bool:
+        match predicate:
+            case HashIs(key, text):
+                return (key, text) in self._hashes
+            case NumberIs():
+                return any(
+                    holds(predicate.comparator, fact.low, fact.high, predicate.low, predicate.high)
+                    for fact in self._facts.numbers
+                    if fact.key == predicate.key
+                    and (not predicate.unit or fact.unit == predicate.unit)
+                    and (not predicate.unit_code or fact.unit_code == predicate.unit_code)
+                )
+            case DateIs(key, comparator, low_ms, high_ms):
+                return any(
+                    holds(comparator, fact.low_ms, fact.high_ms, low_ms, high_ms)
+                    for fact in self._facts.dates
+                    if fact.key == key
+                )
+            case IdIs(logical_id):
+                return self._id == logical_id
+            case UpdatedIs(comparator, low_ms, high_ms):
+                return holds(comparator, self._updated_ms, self._updated_ms + 1, low_ms, high_ms)
+            case AllOf(predicates):
+                return all(self._holds(one) for one in predicates)
+
+
+def matches(criteria: Iterable[Criterion], facts: Facts, logical_id: str, last_updated_ms: int) -> bool:
+    """``SearchMatcher`` for a single question."""
+    return SearchMatcher(facts, logical_id=logical_id, last_updated_ms=last_updated_ms).matches(criteria)

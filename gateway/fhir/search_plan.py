@@ -1,0 +1,182 @@
+"""What each search parameter of a type means, worked out once.
+
+Owns which parameters are stored, which are answered by others, and which parts of a name or address are
+already stored by a parameter of their own; refuses parameters it cannot index, by a reason.
+https://hl7.org/fhir/R4/searchparameter.html
+
+A parameter whose values are exactly those of others (``combo-code``, ``patient`` beside ``subject``,
+``phonetic``) stores nothing: the query asks the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from gateway.fhir.definitions import Definitions, SearchParameter, SearchType
+from gateway.fhir.search_paths import Paths, Source
+
+LADDER_CODES = frozenset({"birthdate", "death-date"})
+"""Dates that name a person: kept as a ladder of hashes, see ``search_dates.py``."""
+
+_HASHED = frozenset({"token", "string", "reference", "uri"})
+_RANGED = frozenset({"quantity", "number", "date"})
+_BY_VERSION = frozenset({"_id", "_lastUpdated"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One part of a composite, on the composite's focus."""
+
+    type: SearchType
+    sources: tuple[Source, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One parameter of one type.
+
+    ``sources`` None: the expression runs as FHIRPath. ``aliases`` are (code, only): the stored parameters
+    that answer for this one, and the resource type references are narrowed to. ``also`` are parameters that
+    hold parts of this one's values (``family`` for ``name``). ``refused`` says why it cannot be searched.
+    """
+
+    key: str
+    parameter: SearchParameter
+    sources: tuple[Source, ...] | None = ()
+    aliases: tuple[tuple[str, str | None], ...] = ()
+    also: tuple[str, ...] = ()
+    covered: frozenset[str] = frozenset()
+    components: tuple[Component, ...] = ()
+    ladder: bool = False
+    refused: str = ""
+
+    @property
+    def stored(self) -> bool:
+        """Whether this parameter has facts of its own."""
+        return not self.aliases and not self.refused and self.parameter.code not in _BY_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """Plans per type, each type worked out on first use. Safe to share."""
+
+    definitions: Definitions
+    _by_type: dict[str, Mapping[str, Plan]] = field(default_factory=dict, compare=False)
+
+    def of(self, type_name: str) -> Mapping[str, Plan]:
+        """Every parameter of a resource type by code."""
+        found = self._by_type.get(type_name)
+        if found is None:
+            found = self._by_type[type_name] = MappingProxyType(_plans(self.definitions, type_name))
+        return found
+
+
+def _plans(definitions: Definitions, type_name: str) -> dict[str, Plan]:
+    paths = Paths(definitions)
+    parameters = definitions.search_parameters(type_name)
+    plans: dict[str, Plan] = {}
+    for code, parameter in parameters.items():
+        plans[code] = _first(paths, parameters, type_name, parameter)
+    plans = _with_aliases(plans)
+    return _with_parts(plans)
+
+
+def _first(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: str,
+           parameter: SearchParameter) -> Plan:
+    key = f"{type_name}.{parameter.code}"
+    if parameter.type == "special" or not parameter.expression:
+        return Plan(key=key, parameter=parameter, refused=f"{parameter.code} is not supported yet")
+    sources = paths.sources(parameter.expression, type_name)
+    if parameter.type != "composite":
+        ladder = parameter.type == "date" and parameter.code in LADDER_CODES
+        return Plan(key=key, parameter=parameter, sources=sources, ladder=ladder)
+    components = _components(paths, parameters, type_name, parameter, sources)
+    if components is None:
+        return Plan(key=key, parameter=parameter, refused=f"{parameter.code} has parts that cannot be combined here")
+    return Plan(key=key, parameter=parameter, sources=sources, components=components)
+
+
+def _components(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: str,
+                parameter: SearchParameter, foci: tuple[Source, ...] | None) -> tuple[Component, ...] | None:
+    """The parts; None unless they are plain paths, the last alone being a number or date."""
+    if not foci:
+        return None
+    components = []
+    for code, text in parameter.components:
+        part = parameters.get(code)
+        per_focus = [paths.sources(text, type_name, focus=focus.type) for focus in foci]
+        if part is None or not per_focus[0] or any(sources != per_focus[0] for sources in per_focus):
+            return None
+        components.append(Component(type=part.type, sources=per_focus[0], targets=part.targets))
+    kinds = [one.type for one in components]
+    if not all(kind in _HASHED for kind in kinds[:-1]) or kinds[-1] not in _HASHED | _RANGED:
+        return None
+    return tuple(components)
+
+
+def _only(plan: Plan) -> str | None:
+    return plan.sources[0].only if plan.sources else None
+
+
+def _places(plan: Plan) -> frozenset[object]:
+    return frozenset(source.place for source in plan.sources or ())
+
+
+def _with_aliases(plans: dict[str, Plan]) -> dict[str, Plan]:
+    """Smallest first, so that whatever answers for another is itself stored."""
+    result: dict[str, Plan] = {}
+    ranked = sorted(plans.values(), key=lambda plan: (len(_places(plan)), _only(plan) is not None,
+                                                      len(plan.parameter.code), plan.parameter.code))
+    for plan in ranked:
+        answers = _answers(plan, [one for one in result.values() if one.stored])
+        result[plan.parameter.code] = _replaced(plan, aliases=answers) if answers else plan
+    return {code: result[code] for code in plans}
+
+
+def _answers(plan: Plan, stored: list[Plan]) -> tuple[tuple[str, str | None], ...]:
+    if plan.refused or not plan.sources or plan.parameter.code in _BY_VERSION:
+        return ()
+    only, wanted = _only(plan), _places(plan)
+    if any(source.only != only for source in plan.sources):
+        return ()
+    left, answers = set(wanted), []
+    for other in sorted(stored, key=lambda one: -len(_places(one))):
+        places = _places(other)
+        same_kind = (other.parameter.type == plan.parameter.type and other.ladder == plan.ladder
+                     and _shapes(other) == _shapes(plan) and _only(other) is None)
+        if same_kind and places and places <= wanted and places & left:
+            left -= places
+            answers.append((other.parameter.code, only))
+    return () if left else tuple(answers)
+
+
+def _shapes(plan: Plan) -> tuple[tuple[SearchType, tuple[Source, ...]], ...]:
+    return tuple((one.type, one.sources) for one in plan.components)
+
+
+def _replaced(plan: Plan, *, aliases: tuple[tuple[str, str | None], ...] = (), also: tuple[str, ...] = (),
+              covered: frozenset[str] = frozenset()) -> Plan:
+    return Plan(key=plan.key, parameter=plan.parameter, sources=plan.sources, aliases=aliases, also=also,
+                covered=covered, components=plan.components, ladder=plan.ladder, refused=plan.refused)
+
+
+def _with_parts(plans: dict[str, Plan]) -> dict[str, Plan]:
+    """A name or address parameter leaves out the parts that parameters of their own store."""
+    for code, plan in plans.items():
+        if plan.parameter.type != "string" or not plan.sources or not plan.stored or len(plan.sources) != 1:
+            continue
+        [source] = plan.sources
+        if source.type not in ("HumanName", "Address"):
+            continue
+        parts: dict[str, str] = {}
+        for other in plans.values():
+            if other.parameter.type == "string" and other.stored and other.sources and len(other.sources) == 1:
+                steps = other.sources[0].steps
+                if steps[:-1] == source.steps and steps[-1].match is None:
+                    parts[steps[-1].key] = other.parameter.code
+        if parts:
+            plans[code] = _replaced(plan, also=tuple(parts.values()), covered=frozenset(parts))
+    return plans

@@ -1,0 +1,162 @@
+"""A query string to a Query.
+
+Owns parameter names, modifiers, OR and AND, sorting and counting; refuses what it cannot run: unknown
+parameters when strict, bad values and modifiers always. https://hl7.org/fhir/R4/search.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.errors import BadSearch
+from gateway.fhir.query import Criterion, IdIs, Predicate, Query, SortKey, UpdatedIs
+from gateway.fhir.search_plan import Plan, Plans
+from gateway.fhir.search_terms import Terms, split_escaped, unescape
+
+Parameters = Mapping[str, Plan]
+
+_HANDLED_BEFORE = frozenset({"_format", "_pretty"})
+_DEFAULT_COUNT = 20
+_VALUES_MAX = 500
+"""Most values after commas in one parameter."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A query being read."""
+
+    criteria: list[Criterion] = field(default_factory=list)
+    sort: tuple[SortKey, ...] = ()
+    count: int = _DEFAULT_COUNT
+    summary_count: bool = False
+    ignored: list[str] = field(default_factory=list)
+
+
+class _Unknown(Exception):
+    """A parameter that is not run: an error when strict, a sentence when lenient."""
+
+
+def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], *, strict: bool,
+                own_bases: Iterable[str], max_count: int, now_ms: int) -> Query:
+    """Read the decoded name/value pairs of a type-level search.
+
+    ``own_bases`` are this server's base URLs; ``now_ms`` is the moment ``ap`` on dates measures from;
+    ``_count`` is cut to ``max_count``. Raises BadSearch: with code ``not-supported`` for an unknown parameter
+    when ``strict`` (else it is dropped and named in ``ignored``) and for a modifier that is not supported,
+    with another code for a value that is none.
+    """
+    parameters = plans.of(type_name)
+    bases = frozenset(base.rstrip("/") for base in own_bases)
+    terms = Terms(definitions=plans.definitions, own_bases=bases, now_ms=now_ms)
+    draft, used = _Draft(count=min(_DEFAULT_COUNT, max_count)), []
+    for name, value in pairs:
+        if name in _HANDLED_BEFORE:
+            continue
+        try:
+            if name.startswith("_") and _control(draft, type_name, parameters, name, value, max_count):
+                used.append((name, value))
+                continue
+            draft.criteria.append(_criterion(terms, type_name, parameters, name, value))
+            used.append((name, value))
+        except _Unknown as unknown:
+            if strict:
+                raise BadSearch(str(unknown), code="not-supported", expression=f"http.{name}") from unknown
+            draft.ignored.append(str(unknown))
+    return Query(type=type_name, criteria=tuple(draft.criteria), sort=draft.sort, count=draft.count,
+                 summary_count=draft.summary_count, used=tuple(used), ignored=tuple(draft.ignored))
+
+
+def _control(draft: _Draft, type_name: str, parameters: Parameters, name: str, value: str, max_count: int) -> bool:
+    """Parameters about the result, not the resources; False for any other."""
+    if name not in ("_sort", "_count", "_summary"):
+        return False
+    if not value:
+        raise BadSearch(f"{name}: a value is missing", code="value", expression=f"http.{name}")
+    if name == "_sort":
+        draft.sort = tuple(_sort_key(type_name, parameters, one) for one in value.split(","))
+    elif name == "_count":
+        if not (value.isascii() and value.isdigit()):
+            raise BadSearch(f"_count: {value!r} is no whole number", code="value", expression="http._count")
+        asked = int(value[:9])
+        draft.count = min(asked, max_count)
+        draft.summary_count = draft.summary_count or asked == 0
+    elif value == "count":
+        draft.summary_count = True
+    elif value != "false":
+        raise _Unknown(f"_summary={value} is not supported yet; _summary=count is")
+    return True
+
+
+def _sort_key(type_name: str, parameters: Parameters, text: str) -> SortKey:
+    descending, code = text.startswith("-"), text.removeprefix("-")
+    if code == "_id":
+        return SortKey("_id", "id", descending)
+    if code == "_lastUpdated":
+        return SortKey("_lastUpdated", "updated", descending)
+    plan = parameters.get(code)
+    if plan is None or plan.refused or plan.components:
+        raise _Unknown(f"_sort: {type_name} cannot be sorted by {code!r}")
+    if len(plan.aliases) > 1:
+        raise _Unknown(f"_sort: {type_name} cannot be sorted by {code!r}, which joins several parameters")
+    if plan.aliases:
+        plan = parameters[plan.aliases[0][0]]
+    kind: Literal["date", "number", "string"] = "string"
+    if plan.parameter.type == "date" and not plan.ladder:
+        kind = "date"
+    elif plan.parameter.type in ("number", "quantity"):
+        kind = "number"
+    return SortKey(plan.key, kind, descending)
+
+
+def _criterion(terms: Terms, type_name: str, parameters: Parameters, name: str, value: str) -> Criterion:
+    code, colon, modifier = name.partition(":")
+    if "." in name or name.startswith("_has"):
+        raise _Unknown(f"{name}: chained parameters are not supported yet")
+    plan = parameters.get(code)
+    if plan is None:
+        raise _Unknown(f"{type_name} has no search parameter {code!r} here")
+    if plan.refused:
+        raise _Unknown(f"{type_name}: {plan.refused}")
+    only, negated, exact = _modifier(terms, plan, name, modifier) if colon else (None, False, False)
+    values = split_escaped(value, ",")
+    if len(values) > _VALUES_MAX:
+        raise BadSearch(f"{name}: more than {_VALUES_MAX} values", code="too-costly", expression=f"http.{name}")
+    predicates: list[Predicate] = []
+    for one in values:
+        if not one:
+            raise BadSearch(f"{name}: a value is missing", code="value", expression=f"http.{name}")
+        predicates += _predicates(terms, parameters, plan, one, name=name, only=only, exact=exact)
+    return Criterion(tuple(dict.fromkeys(predicates)), negated)
+
+
+def _modifier(terms: Terms, plan: Plan, name: str, modifier: str) -> tuple[str | None, bool, bool]:
+    """(resource type, negated, exact). R4: a modifier that is not supported is refused, never dropped."""
+    kind = plan.parameter.type
+    if modifier == "not" and kind == "token":
+        return None, True, False
+    if modifier == "exact" and kind == "string":
+        return None, False, True
+    if kind == "reference" and modifier in terms.definitions.resource_types:
+        return modifier, False, False
+    raise BadSearch(f"{name}: the modifier :{modifier} is not supported on a {kind} parameter here",
+                    code="not-supported", expression=f"http.{name}")
+
+
+def _predicates(terms: Terms, parameters: Parameters, plan: Plan, value: str, *, name: str, only: str | None,
+                exact: bool) -> list[Predicate]:
+    code = plan.parameter.code
+    if code == "_id":
+        return [IdIs(unescape(value))]
+    if code == "_lastUpdated":
+        comparator, (low, high) = terms.date(value, name)
+        return [UpdatedIs(comparator, low, high)]
+    found: list[Predicate] = []
+    for other, narrowed in plan.aliases or ((code, None),):
+        if only is not None and narrowed is not None and only != narrowed:
+            continue
+        stored = parameters[other]
+        for one in (stored, *(parameters[part] for part in stored.also)):
+            found += terms.predicates(one, value, name=name, only=narrowed or only, exact=exact)
+    return found
