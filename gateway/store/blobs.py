@@ -16,11 +16,10 @@ from typing import Protocol
 import apsw
 
 from gateway.errors import BlobUnavailable, BlockCorrupt, WrongPlacement
+from gateway.store.cbor import Link, Value, decode
 from gateway.store.cid import Codec, cid, digest_block, parse_cid_bytes
 from gateway.store.sql import Database
 
-_TAG_CID = 42
-_LINK_HEAD = b"\x58\x25\x00"  # 37 bytes follow: the identity multibase, then the 36 of the Cid
 _CHUNK = 500
 
 
@@ -86,39 +85,20 @@ def checked(digest: bytes, block: bytes) -> bytes:
     return block
 
 
-def links(block: bytes) -> list[tuple[Codec, bytes]]:
-    """Codec and digest of every Cid in a dag-cbor block, in order, each as often as it stands there.
-
-    Walks heads only: a thousand links cost a millisecond, where decoding to Cid objects costs a hundred.
-    Raises BlockCorrupt for what is not one well-formed item, or links what no manifest of ours would.
-    """
+def links(manifest: bytes) -> list[tuple[Codec, bytes]]:
+    """Codec and digest of every Cid in a dag-cbor block, in order. Raises BlockCorrupt when it is not canonical."""
     found: list[tuple[Codec, bytes]] = []
-    position, items, size = 0, 1, len(block)
-    while items:
-        items -= 1
-        if position >= size:
-            raise BlockCorrupt("a manifest ends early")
-        major, argument = block[position] >> 5, block[position] & 31
-        position += 1
-        if argument > 27:
-            raise BlockCorrupt("a manifest has an item of indefinite length")
-        if argument > 23:
-            width = 1 << (argument - 24)
-            argument = int.from_bytes(block[position : position + width])
-            position += width
-        if major in (2, 3):
-            position += argument
-        elif major == 4:
-            items += argument
-        elif major == 5:
-            items += 2 * argument
-        elif major == 6:
-            if argument != _TAG_CID or block[position : position + 3] != _LINK_HEAD:
-                raise BlockCorrupt("a manifest has a tag that is no link")
-            found.append(parse_cid_bytes(block[position + 3 : position + 39]))
-            position += 39
-    if position != size:
-        raise BlockCorrupt("a manifest has the wrong length")
+    waiting: list[Value] = [decode(manifest)]
+    while waiting:
+        match waiting.pop():
+            case Link(cid=binary):
+                found.append(parse_cid_bytes(binary))
+            case list() as items:
+                waiting.extend(reversed(items))
+            case dict() as members:
+                waiting.extend(reversed(members.values()))
+            case _:
+                pass
     return found
 
 

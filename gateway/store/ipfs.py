@@ -9,8 +9,10 @@ daemon from 0.8.0 on, that is for every Kubo of the last years, although the cal
 since. So ``ipfshttpclient.client.Client`` is made directly, as its docstring offers, which skips the check;
 in its place the version the daemon reports is compared with ``OLDEST`` on each new session.
 
-*httpx* imports CARs. ``dag.imprt`` asserts that the answer has one line (with stats it has two, and the
-second says whether every block arrived), and an assertion is no answer; nor can it bound the wait.
+*httpx* moves the blocks: block/get and dag/import. ipfshttpclient reads a body of known length in one go, so
+neither its size nor the whole wait can be bounded (its timeout is that of one socket read), and it is half as
+fast; ``dag.imprt`` asserts that the answer has one line, while with stats it has two, and the second says
+whether every block arrived. What stays with ipfshttpclient are commands with small answers.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import Any, Final
 
@@ -34,12 +36,12 @@ import urllib3.exceptions
 
 from gateway.errors import BlobUnavailable, BlockCorrupt, GatewayError, Misconfigured, WrongPlacement
 from gateway.store.blobs import BlobStatus, checked, links
-from gateway.store.cid import BINARY_SIZE, Codec, cid, cid_bytes, parse_cid
+from gateway.store.car import BLOCK_MAX, Block, write_car
+from gateway.store.cid import Codec, cid, parse_cid
 from gateway.store.ipfs_address import ApiAddress
 
 OLDEST: Final = (0, 20)
 PART_BYTES: Final = 32 << 20  # dag/import holds the node's pin lock throughout: a bigger Batch goes in parts
-BIG_BLOCK_BYTES: Final = 2 << 20  # above it Kubo wants to be told that it is meant
 LARGEST_BLOCK_BYTES: Final = 64 << 20
 _ANSWER_BYTES: Final = 1 << 20
 _GC_TIMEOUT_S: Final = 600.0
@@ -80,19 +82,9 @@ class KuboBlobs:
     def get(self, digest: bytes, *, timeout_s: float) -> bytes:
         """See BlobBackend; asks other nodes when this one has it not, until ``timeout_s``."""
         name = cid(digest)
-        deadline = time.monotonic() + timeout_s
-        block = bytearray()
-        with (
-            _translated(f"block/get of {name}"),
-            self._session() as client,
-            client.block.get(name, stream=True, **_limit(timeout_s)) as answer,
-        ):
-            for piece in answer:
-                block += piece
-                if len(block) > LARGEST_BLOCK_BYTES:
-                    raise BlockCorrupt(f"the bytes served for {name} are more than any block has")
-                _before(deadline, name)
-        return checked(digest, bytes(block))
+        with _translated(f"block/get of {name}"):
+            block = self._post("block/get", {"arg": name}, timeout_s=timeout_s, limit_bytes=LARGEST_BLOCK_BYTES)
+        return checked(digest, block)
 
     def get_many(self, digests: Iterable[bytes], *, timeout_s: float) -> Iterator[tuple[bytes, bytes]]:
         """See BlobBackend. Pin the manifest first: blocks fetched one by one elsewhere come at 24 a second."""
@@ -104,7 +96,9 @@ class KuboBlobs:
         name = cid(digest)
         with _translated(f"block/stat of {name}"), self._session() as client:
             try:
-                return bool(client.block.stat(name, offline=True, **_limit(self._timeout_s))["Key"] == name)
+                if client.block.stat(name, offline=True, **_limit(self._timeout_s))["Key"] != name:
+                    raise BlobUnavailable(f"the node answers of another block than {name}")
+                return True
             except ipfshttpclient.exceptions.ErrorResponse as error:
                 if any(words in str(error) for words in _ABSENT):
                     return False
@@ -113,26 +107,35 @@ class KuboBlobs:
     def push(self, manifest: bytes, manifest_digest: bytes, blocks: Iterable[tuple[bytes, bytes]]) -> None:
         """See BlobBackend. One CAR with the manifest as its only root; parts of ``PART_BYTES`` beyond that.
 
-        The last part carries the manifest and pins it, in the node's offline mode: a link that is nowhere
-        here fails the push. A collection between parts can take an earlier part, with the same outcome.
+        The last part carries the manifest and pins it. Links that were not given are looked for first: Kubo
+        would not fail on one that is missing but wait for it, offline too, holding its pin lock. A collection
+        between parts can still take an earlier one; then the push fails at ``timeout_s`` and may be repeated.
         """
         checked(manifest_digest, manifest)
-        linked = {digest for _, digest in links(manifest)}
-        part: list[tuple[Codec, bytes, bytes]] = []
-        size, whole = 0, True
+        awaited = {digest for _, digest in links(manifest)}
+        linked = frozenset(awaited)
+        part: list[Block] = []
+        size = 0
         for digest, block in blocks:
             if digest not in linked:
                 raise WrongPlacement(f"{cid(digest)} is not linked by the manifest it was pushed with")
+            awaited.discard(digest)
+            if len(checked(digest, block)) > BLOCK_MAX:
+                self._put("raw", digest, block)
+                continue
             if part and size + len(block) > PART_BYTES:
                 self._import(manifest_digest, part, pin=False)
-                part, size, whole = [], 0, False
-            part.append(("raw", digest, checked(digest, block)))
+                part, size = [], 0
+            part.append(("raw", digest, block))
             size += len(block)
-        if whole and not part:
-            self._put(manifest, manifest_digest)
+        missing = sum(not self.has(digest) for digest in awaited)
+        if missing:
+            raise BlobUnavailable(f"{missing} links of {cid(manifest_digest, 'dag-cbor')} are neither given nor held")
+        if part:
+            self._import(manifest_digest, [*part, ("dag-cbor", manifest_digest, manifest)], pin=True)
         else:
-            part.append(("dag-cbor", manifest_digest, manifest))
-            self._import(manifest_digest, part, pin=True)
+            self._put("dag-cbor", manifest_digest, manifest)
+            self._pin(manifest_digest, offline=True, timeout_s=self._timeout_s)
 
     def pin(self, manifest_digest: bytes, *, timeout_s: float) -> None:
         """See BlobBackend; a recursive pin fetches in parallel, 60 times faster than block by block."""
@@ -141,9 +144,9 @@ class KuboBlobs:
     def pins(self) -> Iterator[bytes]:
         """See BlobBackend; recursive pins of dag-cbor blocks by sha2-256, whoever made them."""
         with _translated("pin/ls"), self._session() as client:
-            answer = client.pin.ls(type="recursive", **_limit(self._timeout_s)).as_json()
+            names = list(client.pin.ls(type="recursive", **_limit(self._timeout_s)).as_json().get("Keys") or ())
         found = []
-        for name in answer.get("Keys") or {}:
+        for name in names:
             try:
                 codec, digest = parse_cid(name)
             except BlockCorrupt:  # a name no gateway gives: another user's pin
@@ -157,7 +160,8 @@ class KuboBlobs:
         name = cid(manifest_digest, "dag-cbor")
         with _translated(f"pin/rm of {name}"), self._session() as client:
             try:
-                client.pin.rm(name, offline=True, **_limit(self._timeout_s))
+                if client.pin.rm(name, offline=True, **_limit(self._timeout_s)).as_json()["Pins"] != [name]:
+                    raise BlobUnavailable(f"the node unpinned something else than {name}")
             except ipfshttpclient.exceptions.ErrorResponse as error:
                 if _NOT_PINNED not in str(error):
                     raise
@@ -190,8 +194,7 @@ class KuboBlobs:
 
     def close(self) -> None:
         """Close every idle session; one in use closes with its call."""
-        while self._idle:
-            self._idle.pop().close()
+        self._forget()
         self._http.close()
 
     @contextmanager
@@ -211,6 +214,11 @@ class KuboBlobs:
         else:
             client.close()
 
+    def _forget(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
     def _open(self) -> Any:
         client = ipfshttpclient.client.Client(self._address.multiaddr, timeout=self._timeout_s)
         # The session's own attributes have no public door: no HTTP(S)_PROXY, no .netrc, no redirect.
@@ -223,18 +231,17 @@ class KuboBlobs:
             raise
         return client
 
-    def _put(self, manifest: bytes, manifest_digest: bytes) -> None:
-        """A manifest whose links the node has already. The hash is named: its default is the node's setting."""
-        name = cid(manifest_digest, "dag-cbor")
+    def _put(self, codec: Codec, digest: bytes, block: bytes) -> None:
+        """One block by itself. The hash is named: its default is the node's setting."""
+        name = cid(digest, codec)
         limit = _limit(self._timeout_s)
-        opts = {**limit["opts"], "cid-codec": "dag-cbor", "mhtype": "sha2-256"}
-        if len(manifest) > BIG_BLOCK_BYTES:
+        opts = {**limit["opts"], "cid-codec": codec, "mhtype": "sha2-256"}
+        if len(block) > BLOCK_MAX:  # Kubo wants to be told that it is meant; not every peer will exchange it
             opts["allow-big-block"] = "true"
         with _translated(f"block/put of {name}"), self._session() as client:
-            made = client.block.put(BytesIO(manifest), timeout=limit["timeout"], opts=opts)["Key"]
+            made = client.block.put(BytesIO(block), timeout=limit["timeout"], opts=opts)["Key"]
         if made != name:
             raise BlockCorrupt(f"the node stored {name} under another Cid")
-        self._pin(manifest_digest, offline=True, timeout_s=self._timeout_s)
 
     def _pin(self, manifest_digest: bytes, *, offline: bool, timeout_s: float) -> None:
         name = cid(manifest_digest, "dag-cbor")
@@ -243,14 +250,14 @@ class KuboBlobs:
             if pinned["Pins"] != [name]:
                 raise BlobUnavailable(f"the node pinned something else than {name}")
 
-    def _import(self, root: bytes, part: Sequence[tuple[Codec, bytes, bytes]], *, pin: bool) -> None:
+    def _import(self, root: bytes, part: Sequence[Block], *, pin: bool) -> None:
         name = cid(root, "dag-cbor")
-        car = b"".join([_car_header(root), *(_car_section(codec, digest, block) for codec, digest, block in part)])
-        options = {"pin-roots": "true" if pin else "false", "stats": "true", **_limit(self._timeout_s)["opts"]}
-        if any(len(block) > BIG_BLOCK_BYTES for _, _, block in part):
-            options["allow-big-block"] = "true"
+        car = b"".join(write_car([("dag-cbor", root)], part))
+        options = {"pin-roots": "true" if pin else "false", "stats": "true"}
         with _translated(f"dag/import of {name}"):
-            lines = self._post("dag/import", options, car)
+            answer = self._post("dag/import", options, timeout_s=self._timeout_s, limit_bytes=_ANSWER_BYTES,
+                                files={"file": ("batch.car", car, "application/vnd.ipld.car")})
+            lines = [json.loads(line) for line in answer.splitlines() if line.strip()]
             stats = [line["Stats"]["BlockCount"] for line in lines if line.get("Stats")]
             roots = [(line["Root"]["Cid"]["/"], line["Root"]["PinErrorMsg"]) for line in lines if line.get("Root")]
             if stats != [len(part)]:
@@ -258,36 +265,29 @@ class KuboBlobs:
             if roots != ([(name, "")] if pin else []):
                 raise BlobUnavailable(f"dag/import of {name}: a link is missing, nothing was pinned")
 
-    def _post(self, command: str, options: Mapping[str, str], body: bytes) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + self._timeout_s
-        answer = bytearray()
-        # httpx keeps sessions of its own, so the daemon behind the address is checked through one of the others
-        with self._session():
+    def _post(self, command: str, options: Mapping[str, str], *, timeout_s: float, limit_bytes: int,
+              files: Mapping[str, tuple[str, bytes, str]] | None = None) -> bytes:
+        """One command through httpx: the whole of it within ``timeout_s`` and one socket wait more."""
+        with self._session():  # httpx has connections of its own: that the daemon is not too old is known by these
             pass
-        files = {"file": ("batch.car", body, "application/vnd.ipld.car")}
-        with self._http.stream("POST", command, params=dict(options), files=files) as response:
-            for piece in response.iter_bytes():
-                answer += piece
-                if len(answer) > _ANSWER_BYTES:
-                    raise BlobUnavailable(f"{command}: the node's answer is too long")
-                _before(deadline, command)
-        if response.status_code != httpx.codes.OK:
-            raise BlobUnavailable(f"{command}: the node answered {response.status_code}")
-        return [json.loads(line) for line in answer.splitlines() if line.strip()]
-
-
-def _car_header(root: bytes) -> bytes:
-    """CARv1's length-prefixed dag-cbor ``{roots: [root], version: 1}``. https://ipld.io/specs/transport/car/carv1/"""
-    header = b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00" + cid_bytes(root, "dag-cbor") + b"\x67version\x01"
-    return bytes([len(header)]) + header
-
-
-def _car_section(codec: Codec, digest: bytes, block: bytes) -> bytes:
-    size, prefix = BINARY_SIZE + len(block), bytearray()
-    while size > 127:
-        prefix.append(size & 127 | 128)
-        size >>= 7
-    return bytes([*prefix, size]) + cid_bytes(digest, codec) + block
+        deadline = time.monotonic() + timeout_s
+        answer = bytearray()
+        params = {**options, **_limit(timeout_s)["opts"]}
+        try:
+            with self._http.stream("POST", command, params=params, files=files, timeout=timeout_s) as response:
+                for piece in response.iter_bytes():
+                    answer += piece
+                    if len(answer) > limit_bytes:
+                        raise BlockCorrupt(f"{command}: the node's answer is longer than any there is")
+                    _before(deadline, command)
+        except httpx.HTTPError:
+            self._forget()
+            raise
+        if response.status_code == httpx.codes.OK:
+            return bytes(answer)
+        if _HASH_MISMATCH in answer.decode(errors="replace"):
+            raise BlockCorrupt(f"{command}: the node finds its own block damaged")
+        raise BlobUnavailable(f"{command}: the node answered {response.status_code}")
 
 
 def _limit(timeout_s: float) -> dict[str, Any]:
@@ -310,12 +310,10 @@ def _version(client: Any, timeout_s: float) -> str:
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Every error of ipfshttpclient, requests, urllib3 and httpx as BlobUnavailable or BlockCorrupt."""
+    """Every error of ipfshttpclient, requests, urllib3 and httpx as BlobUnavailable; ours pass."""
     try:
         yield
     except GatewayError:
         raise
     except _LIBRARY_ERRORS as error:
-        if isinstance(error, ipfshttpclient.exceptions.ErrorResponse) and _HASH_MISMATCH in str(error):
-            raise BlockCorrupt(f"{what}: the node finds its own block damaged") from error
         raise BlobUnavailable(f"{what}: {type(error).__name__}") from error
