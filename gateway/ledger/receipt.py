@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import jiter
+
 from gateway.errors import BlockCorrupt, Malformed
 from gateway.ledger.merkle import DEPTHS
 from gateway.store.cid import cid, parse_cid
@@ -108,11 +110,9 @@ def from_json(data: bytes) -> Receipt:
     if len(data) > SIZE_MAX:
         raise Malformed(f"receipt: over {SIZE_MAX} bytes", code="too-long")
     try:
-        value = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, _Double):
-            raise _refused(str(error), "stands twice") from None
-        raise Malformed("receipt: not JSON", code="structure") from None
+        value = jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False)
+    except ValueError as error:  # nesting too deep included, which the standard parser would leave to the C stack
+        raise Malformed(f"receipt: not JSON: {error}", code="structure") from error
     whole = _object(value, "")
     if whole["format"] != FORMAT:
         raise _refused("format", f"must be {FORMAT!r}")
@@ -144,23 +144,6 @@ def from_json(data: bytes) -> Receipt:
         block_time_s=_instant(anchor["blockTime"], "anchor.blockTime"),
         confirmations=_number(anchor["confirmations"], "anchor.confirmations", _NUMBER_MAX),
     )
-
-
-class _Double(ValueError):
-    """A member that stands twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _Double(name)
-        found[name] = value
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
 
 
 def _refused(member: str, why: str) -> Malformed:

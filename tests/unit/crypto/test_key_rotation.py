@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +155,32 @@ def test_without_the_new_root_a_process_says_what_is_missing(home: Path) -> None
     rotate_root(ring, new_root())
     with pytest.raises(Misconfigured, match="moved to another root"):
         stranded.category_keys(["1"], "a")
+
+
+def test_readers_and_writers_never_see_a_rotation_fail(home: Path, ring: KeyRing) -> None:
+    """Online: every level rotates while another process' ring, with a cache of one, reads and seals."""
+    other = KeyRing(home / "keys.db", root_file(home / "root.key"), cache_size=1)
+    known = {owner: other.category_keys([owner], "a") for owner in "1234"}
+    secrets = other.secret("index")
+    done, problems = threading.Event(), []
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                for owner, keys in known.items():
+                    assert other.open_keys(keys.refs) == keys.material
+                    fresh = other.category_keys([owner], "a")
+                    assert other.open_keys(fresh.refs) == fresh.material
+                assert other.secret("index") == secrets
+        except Exception as error:  # the thread's failure is the test's
+            problems.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(4):
+        rotate_category(ring, owner=None, group=None)
+        rotate_patient(ring, owner=None)
+        rotate_root_file(ring, home / "root.key")
+    done.set()
+    reader.join(timeout=30)
+    assert problems == []
