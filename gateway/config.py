@@ -62,7 +62,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_body_bytes", "16777216", _positive, "largest request body"),
     Setting("max_bundle_entries", "20000", _positive, "most entries in one batch or transaction"),
     Setting("max_page", "1000", _positive, "largest `_count`"),
-    Setting("default_page", "20", _positive, "`_count` when the client sends none"),
     Setting("update_creates", "true", _flag, "whether a PUT to an unknown id creates it"),
     Setting("handling", "strict", str, "`strict` or `lenient` for unknown search parameters without `Prefer`"),
     Setting("page_link_ttl_s", "3600", _positive, "how long a page link lives"),
@@ -98,7 +97,6 @@ class Settings:
     max_body_bytes: int
     max_bundle_entries: int
     max_page: int
-    default_page: int
     update_creates: bool
     handling: str
     page_link_ttl_s: int

@@ -17,9 +17,8 @@ from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
 from gateway.audit import Audit, AuditEntry, SealedRow
 from gateway.errors import Forbidden, NotFound
-from gateway.fhir.definitions import Definitions
 from gateway.fhir.query import Facts, Query
-from gateway.fhir.search import SearchMatcher, parse_query
+from gateway.fhir.search import Plans, SearchMatcher, parse_query
 from gateway.store import provisions
 from gateway.store.bound_sql import BoundCompiler
 from gateway.store.index import Index, SqlBound
@@ -48,10 +47,10 @@ class Caller:
 class Gate:
     """Decides for one process; safe to share within its event loop and threads."""
 
-    def __init__(self, *, index: Index, audit: Audit, definitions: Definitions, base_url: str) -> None:
+    def __init__(self, *, index: Index, audit: Audit, plans: Plans, base_url: str) -> None:
         self._index = index
         self.audit = audit
-        self._definitions = definitions
+        self._plans = plans
         self._base_url = base_url
         self._cache: dict[str, tuple[int, tuple[ProvisionRow, ...]]] = {}
         self._criteria: dict[tuple[str, str, str], Query] = {}
@@ -106,8 +105,8 @@ class Gate:
         key = (type_, name, value)
         known = self._criteria.get(key)
         if known is None:
-            known = parse_query(self._definitions, type_, [(name, value)], strict=True, base_url=self._base_url,
-                                max_count=1)
+            known = parse_query(self._plans, type_, [(name, value)], strict=True, own_bases=(self._base_url,),
+                                max_count=1, now_ms=now_ms())
             if len(self._criteria) < _CACHE_MAX:
                 self._criteria[key] = known
         return known
@@ -121,8 +120,8 @@ class Gate:
 
     def proposed_matcher(self, facts: Facts, id_: str, updated_ms: int) -> Matcher:
         """Granular scopes against a resource that is not stored yet."""
-        return lambda type_, name, value: SearchMatcher(self.scope_query(type_, name, value).criteria).matches(
-            facts, id_, updated_ms)
+        matcher = SearchMatcher(facts, logical_id=id_, last_updated_ms=updated_ms)
+        return lambda type_, name, value: matcher.matches(self.scope_query(type_, name, value).criteria)
 
     def entries(self, caller: Caller, interaction: str, name: str, decision: Decision | None, *,
                 what: Sequence[str], patients: Sequence[str], outcome: str | None = None,

@@ -5,24 +5,29 @@ Owns nothing but the bundle of parts; refuses to pick adapters (``app.py`` does)
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import apsw
 
+from gateway.access.typed_data import Domain
 from gateway.config import Settings
 from gateway.crypto.keys import KeyRing
 from gateway.errors import Conflict, StoreBusy
 from gateway.fhir.definitions import Definitions
-from gateway.fhir.search import SearchExtractor
+from gateway.fhir.query import Query
+from gateway.fhir.resource import Resource
+from gateway.fhir.search import SearchExtractor, parse_query
 from gateway.fhir.validate import Validator
+from gateway.ledger.receipts import Proofs
 from gateway.records.gate import Caller, Gate
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.store import journal
 from gateway.store.index import Index
-from gateway.store.sql import Database, GroupCommit
+from gateway.store.journal import VersionRow
+from gateway.store.sql import Database, GroupCommit, now_ms
 
 T = TypeVar("T")
 _ATTEMPTS = 8
@@ -30,6 +35,22 @@ _ATTEMPTS = 8
 
 class Moved(Conflict):
     """A revocation or another write was committed between decision and commit: decide again."""
+
+
+Hook = Callable[[apsw.Connection], None]
+"""Work that belongs into the same commit as a version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeRules:
+    """What writing one type must obey beyond R4: a Consent has a life of its own.
+
+    ``check_write(node, caller, stored or None, proposed)`` raises what refuses it, or gives the work that belongs
+    into its commit; ``check_deletion(node, connection, row)`` raises what refuses it.
+    """
+
+    check_write: Callable[[Node, Caller, Resource | None, Resource], Hook | None]
+    check_deletion: Callable[[Node, apsw.Connection, VersionRow], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +68,14 @@ class Node:
     versions: Versions
     gate: Gate
     pages: PageLinks
+    domain: Domain
+    rules: Mapping[str, TypeRules]
+    proofs: Proofs
+
+    def query(self, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> Query:
+        """Read a type-level search. Raises BadSearch."""
+        return parse_query(self.extractor.plans, type_, pairs, strict=strict, own_bases=(self.settings.base_url,),
+                           max_count=self.settings.max_page, now_ms=now_ms())
 
     async def decided(self, caller: Caller, attempt: Callable[[Caller], Awaitable[T]]) -> T:
         """Run ``attempt``, which decides and commits; again, with the caller read anew, each time the world moved.

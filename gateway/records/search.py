@@ -22,7 +22,6 @@ from gateway.errors import BadSearch, Issue
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.query import HashIs, Query
 from gateway.fhir.resource import format_instant
-from gateway.fhir.search import parse_query
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
 from gateway.records.paging import PageLink
@@ -54,8 +53,7 @@ async def search(node: Node, caller: Caller, type_: str, pairs: Sequence[tuple[s
         if page.type != type_:
             raise BadSearch("the page link is of another type", code="value", expression=f"http.{PAGE}")
         pairs, strict = page.pairs, page.strict
-    query = parse_query(node.definitions, type_, pairs, strict=strict, base_url=node.settings.base_url,
-                        max_count=node.settings.max_page, default_count=node.settings.default_page)
+    query = node.query(type_, pairs, strict=strict)
     if query.summary_count:
         return await node.decided(caller, lambda now: _counted(node, now, query))
     return await node.decided(caller, lambda now: _page(node, now, query, pairs, strict, page))

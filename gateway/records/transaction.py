@@ -20,19 +20,17 @@ from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, copy, format_instant
-from gateway.fhir.search import parse_query
 from gateway.records import write
 from gateway.records.gate import Caller
 from gateway.records.node import Moved, Node, still
 from gateway.records.search import matching
 from gateway.records.versions import Draft
-from gateway.records.write import Hook, Prepared, Refused, Written
+from gateway.records.write import Prepared, Refused, Written
 from gateway.store import journal
 from gateway.store.journal import VersionRow
 
 Fetch = Callable[[Caller, BundleEntry], Awaitable[bytes]]
 """Carries out a GET inside a bundle: the resource's or searchset's bytes."""
-HookFor = Callable[[BundleEntry], Hook | None]
 Outcome = Callable[[BaseException], tuple[int, bytes]]
 """How the door renders an error: status and OperationOutcome bytes."""
 Single = Callable[[Caller, BundleEntry], Awaitable[Written | None]]
@@ -44,7 +42,6 @@ class Doors:
 
     fetch: Fetch
     single: Single
-    hook: HookFor
     outcome: Outcome
 
 
@@ -85,7 +82,7 @@ async def _transaction(node: Node, caller: Caller, entries: Sequence[BundleEntry
         _identify(node, plan_)
         await _link(node, plan_)
         try:
-            return await asyncio.to_thread(_carry_out, node, plan_, doors.hook)
+            return await asyncio.to_thread(_carry_out, node, plan_)
         except _EntryRefused as refused:
             answer = await write.audited_refusal(node, caller, refused.refused, "c", "transaction")
             raise _at(refused.entry, answer) from None
@@ -122,8 +119,7 @@ class _Plan:
         pairs = parse_qsl(text, keep_blank_values=True)
         if not pairs:
             raise Malformed("a condition needs search parameters", code="invalid", expression=expression)
-        query = parse_query(node.definitions, type_, pairs, strict=True, base_url=node.settings.base_url,
-                            max_count=node.settings.max_page, default_count=2)
+        query = node.query(type_, pairs, strict=True)
         rows = matching(node, self.caller, connection, query, limit=2)
         if len(rows) > 1:
             raise PreconditionFailed(f"{type_}?{text} has several matches")
@@ -185,14 +181,14 @@ class _EntryRefused(Exception):  # control flow, as Refused
         self.refused = refused
 
 
-def _carry_out(node: Node, plan_: _Plan, hook: HookFor) -> dict[int, Written | None]:
+def _carry_out(node: Node, plan_: _Plan) -> dict[int, Written | None]:
     """Decide, seal and commit everything in one transaction; runs in a thread."""
     connection = node.database.reader
     drafts = {place: write.draft(node, plan_.caller, resource, plan_.ids[place])
               for place, resource in plan_.resources.items() if place not in plan_.existing}
     node.versions.prepare_keys(drafts.values())
     done: dict[int, Written | None] = {}
-    prepared: list[tuple[BundleEntry, Prepared]] = []
+    prepared: list[Prepared] = []
     for entry in plan.processing_order(plan_.entries):
         if entry.method in ("GET", "HEAD"):
             continue
@@ -203,7 +199,7 @@ def _carry_out(node: Node, plan_: _Plan, hook: HookFor) -> dict[int, Written | N
         except GatewayError as error:
             raise _at(entry, error) from error
         if isinstance(found, Prepared):
-            prepared.append((entry, found))
+            prepared.append(found)
             done[entry.place] = found.written
         else:
             done[entry.place] = found
@@ -211,8 +207,8 @@ def _carry_out(node: Node, plan_: _Plan, hook: HookFor) -> dict[int, Written | N
     def work(tx: apsw.Connection) -> None:
         still(tx, plan_.caller)
         plan_.check_conditions(node, tx)
-        for entry, one in prepared:
-            write.commit_prepared(tx, one, hook(entry))
+        for one in prepared:
+            write.commit_prepared(tx, one)
 
     node.database.transact(work)
     return done

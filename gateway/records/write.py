@@ -32,16 +32,13 @@ from gateway.errors import (
 from gateway.fhir.home import home_patients
 from gateway.fhir.resource import Resource, parse, references, stamp
 from gateway.records.gate import Caller, refusal
-from gateway.records.node import Moved, Node, still
+from gateway.records.node import Hook, Moved, Node, still
 from gateway.records.versions import Draft, stored_facts
 from gateway.store import journal
 from gateway.store.journal import NewVersion, VersionRow
 from gateway.store.sql import now_ms
 
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
-Hook = Callable[[apsw.Connection, NewVersion], None]
-"""Work that belongs into the same commit as a version (a Consent's provisions)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -58,11 +55,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A write ready for its commit."""
+    """A write ready for its commit; ``hook`` is what its type wants done in the same transaction."""
 
     new: NewVersion | None
     written: Written
     rows: tuple[SealedRow, ...]
+    hook: Hook | None = None
 
 
 def expected_versions(header: str | None) -> tuple[int, ...] | None:
@@ -117,7 +115,13 @@ def prepare_create(node: Node, caller: Caller, connection: apsw.Connection, made
                                 proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
     if isinstance(decision, Deny):
         raise Refused(decision, made.access, made.resource["resourceType"])
-    return _sealed(node, caller, made, id_, 1, time, decision, "create", created=True)
+    return _sealed(node, caller, made, id_, 1, time, decision, "create", created=True,
+                   hook=_type_hook(node, caller, None, made, id_))
+
+
+def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str) -> Hook | None:
+    rules = node.rules.get(made.access.type)
+    return None if rules is None else rules.check_write(node, caller, old, {**made.resource, "id": id_})
 
 
 def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str,
@@ -135,7 +139,8 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                                     proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
         if isinstance(decision, Deny):
             raise Refused(decision, made.access, type_)
-        return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True)
+        return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True,
+                       hook=_type_hook(node, caller, None, made, id_))
     before = stored_facts(connection, row)
     stored = None if row.deleted else node.versions.open(connection, row).stored
     old = None if stored is None else parse(stored)
@@ -153,7 +158,8 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
         return Prepared(None, Written(type_, id_, row.vid, row.updated_ms, stored, False, False),
                         node.gate.entries(caller, "u", "update", decision, patients=before.home_patients,
                                           what=(f"{type_}/{id_}/_history/{row.vid}",)))
-    return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted)
+    return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted,
+                   hook=_type_hook(node, caller, old, made, id_))
 
 
 def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str,
@@ -172,6 +178,9 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
         return None
     if expected is not None and row.vid not in expected:
         raise PreconditionFailed(f"If-Match: {type_}/{id_} is at version {row.vid}")
+    rules = node.rules.get(type_)
+    if rules is not None:
+        rules.check_deletion(node, connection, row)
     new = node.versions.seal_deletion(before, vid=row.vid + 1, updated_ms=now_ms(), client=caller.grant.client_id,
                                       user=caller.grant.user)
     entries = node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
@@ -180,12 +189,12 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
 
 
 def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: int, decision: Decision, name: str, *,
-            created: bool) -> Prepared:
+            created: bool, hook: Hook | None) -> Prepared:
     new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=caller.grant.client_id,
                                      user=caller.grant.user)
     entries = node.gate.entries(caller, "c" if created else "u", name, decision, patients=made.access.home_patients,
                                 what=(f"{new.type}/{id_}/_history/{vid}",))
-    return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries)
+    return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook)
 
 
 def _content(resource: Resource) -> Resource:
@@ -229,8 +238,9 @@ def commit_prepared(connection: apsw.Connection, prepared: Prepared, hook: Hook 
             journal.append(connection, prepared.new)
         except Conflict as error:
             raise Moved(str(error)) from error
-        if hook is not None:
-            hook(connection, prepared.new)
+    for work in (prepared.hook, hook):
+        if work is not None:
+            work(connection)
     audit.append(connection, prepared.rows)
 
 

@@ -72,6 +72,7 @@ CREATE TABLE provision (
   low_ms INTEGER, high_ms INTEGER,
   valid_from_ms INTEGER NOT NULL, valid_until_ms INTEGER NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('pending', 'final', 'revoked')),
+  shown TEXT NOT NULL DEFAULT 'pending',   -- the state the Consent resource already says
   grant_id BLOB,
   address TEXT,
   epoch INTEGER,

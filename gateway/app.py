@@ -1,0 +1,284 @@
+"""The composition root: the one place that picks adapters and puts the rooms together.
+
+Owns which process runs what: ``worker`` answers HTTP, ``ledger`` anchors, relays and follows, ``chain`` is the
+embedded node. Refuses to start on settings that cannot work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from gateway import audit
+from gateway.access.typed_data import Domain
+from gateway.audit import Audit, AuditEntry
+from gateway.config import Settings, load_settings
+from gateway.crypto.index_hash import IndexHasher
+from gateway.crypto.keys import KeyRing
+from gateway.crypto.root import load_or_create_root, root_file
+from gateway.errors import Misconfigured
+from gateway.fhir.definitions import Definitions
+from gateway.fhir.search import SearchExtractor
+from gateway.fhir.validate import Validator
+from gateway.ledger.receipts import Proofs
+from gateway.records import consents
+from gateway.records.gate import Caller, Gate
+from gateway.records.node import Node
+from gateway.records.paging import PageLinks
+from gateway.records.versions import Versions
+from gateway.smart.issuer import Smart, open_smart
+from gateway.smart.tokens import bearer
+from gateway.store.blobs import BlobBackend, EmbeddedBlobs
+from gateway.store.index import Index
+from gateway.store.sql import Database, GroupCommit, now_ms
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+LOG = logging.getLogger("gateway")
+KEY_STORE = "keystore.db"
+ROOT_KEY = "root.key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Where the contracts are and whom this gateway acts for: ``contracts.json``, written once deployed."""
+
+    chain_id: int
+    custodian: str
+    record_anchor: str
+    consent_registry: str
+    hospital_registry: str
+
+
+def deployment(settings: Settings) -> Deployment:
+    """Read ``contracts.json``. Raises Misconfigured when it is not there or cannot be read."""
+    try:
+        table = json.loads(settings.contracts_path.read_text())
+        return Deployment(**{name: table[name] for name in (
+            "chain_id", "custodian", "record_anchor", "consent_registry", "hospital_registry")})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Misconfigured(f"{settings.contracts_path} cannot be read ({error}): start the gateway once, or give "
+                            "GATEWAY_CHAIN_CONTRACTS") from error
+
+
+def open_ring(settings: Settings) -> KeyRing:
+    """The key ring; root key and key store are made at the first start."""
+    settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = settings.keys_dir / ROOT_KEY
+    if not path.exists() and settings.database_path.exists():
+        raise Misconfigured(f"{path} is missing but {settings.database_path} exists: restore the key from its backup")
+    load_or_create_root(path)
+    return KeyRing(settings.keys_dir / KEY_STORE, root_file(path))
+
+
+def open_database(settings: Settings, ring: KeyRing) -> Database:
+    """The journal and index, migrated."""
+    database = Database(settings.database_path, ring.secret("page"))
+    database.migrate()
+    return database
+
+
+def open_blobs(settings: Settings, database: Database) -> BlobBackend:
+    """Kubo where one is configured, else the embedded store."""
+    if not settings.ipfs_api:
+        return EmbeddedBlobs(database)
+    from gateway.store.ipfs import KuboBlobs  # its client library is only paid for where it is used
+
+    return KuboBlobs(settings.ipfs_api, allow_remote=settings.ipfs_allow_remote, timeout_s=settings.ipfs_timeout_s)
+
+
+def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
+    """Everything the interactions need, for one process."""
+    deployed = deployment(settings)
+    definitions = Definitions.load()
+    extractor = SearchExtractor(definitions, (settings.base_url,))
+    index = Index(IndexHasher(ring.secret("index")))
+    blobs = open_blobs(settings, database)
+    return Node(
+        settings=settings, definitions=definitions, validator=Validator(definitions), extractor=extractor, ring=ring,
+        database=database, commits=GroupCommit(database), index=index,
+        versions=Versions(ring=ring, custodian=deployed.custodian, index=index, blobs=blobs,
+                          blob_timeout_s=settings.ipfs_timeout_s),
+        gate=Gate(index=index, audit=Audit(ring, deployed.custodian), plans=extractor.plans,
+                  base_url=settings.base_url),
+        pages=PageLinks(ring.secret("page-link")),
+        domain=Domain(chain_id=deployed.chain_id, contract=deployed.consent_registry),
+        rules={"Consent": consents.RULES},
+        proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
+                      contract=deployed.record_anchor))
+
+
+def build_smart(settings: Settings, ring: KeyRing, database: Database, definitions: Definitions,
+                custodian: str) -> Smart:
+    """The authorisation server's state."""
+    rows = Audit(ring, custodian)
+
+    def append(connection: Any, entry: AuditEntry, patient: str | None) -> None:  # Any: an apsw connection
+        audit.append(connection, (rows.seal(entry, patient),))
+    return open_smart(database=database, settings=settings, token_key=ring.secret("token-hash"),
+                      definitions=definitions, audit=append, allow_loopback_jwks=settings.host in ("127.0.0.1", "::1"))
+
+
+def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
+    """Looks the bearer token up anew on every request."""
+    database, tokens = node.database, smart.tokens
+
+    def caller(secret: str) -> Caller:
+        grant, seq = tokens.lookup(database.reader, secret, now_ms())
+        return Caller(grant=grant, seq=seq, again=lambda: caller(secret))
+
+    return lambda header: caller(bearer(header))
+
+
+def build_app(settings: Settings) -> ASGIApp:
+    """The ASGI application of one worker."""
+    from fastapi import FastAPI
+    from starlette.routing import Mount
+
+    from gateway.fhir.conformance import capability_statement
+    from gateway.web import health
+    from gateway.web import smart as smart_web
+    from gateway.web.fhir import FhirDoor
+
+    ring = open_ring(settings)
+    database = open_database(settings, ring)
+    node = build_node(settings, ring, database)
+    smart = build_smart(settings, ring, database, node.definitions, deployment(settings).custodian)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.close()
+        ring.close()
+
+    app = FastAPI(title="FHIR gateway", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.include_router(smart_web.router(smart))
+    app.include_router(health.router(node))
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> Response:
+        from gateway.web.errors import fhir_response
+
+        return fhir_response(error)
+
+    door = FhirDoor(node, authenticator(node, smart), orjson.dumps(capability_statement(
+        node.definitions, node.extractor.plans, base_url=settings.base_url, token_url=smart.token_url)))
+    app.router.routes.append(Mount("/fhir", app=door))
+
+    async def front(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's own loose types
+        # The FHIR door is the hot path: it is entered before any routing.
+        if scope["type"] == "http" and scope["path"].startswith("/fhir/") and ".well-known" not in scope["path"]:
+            await door({**scope, "root_path": "/fhir"}, receive, send)
+        elif scope["type"] == "http" and scope["path"] == "/fhir":
+            await door({**scope, "root_path": "/fhir"}, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return front
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per event: a constant message and fields; never bodies, tokens or ids."""
+
+    _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The event as one line."""
+        event = {"time": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name,
+                 "event": record.getMessage(),
+                 **{key: value for key, value in vars(record).items() if key not in self._STANDARD}}
+        if record.exc_info and record.exc_info[0] is not None:
+            trace = record.exc_info[2]
+            places = []
+            while trace is not None:
+                places.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
+                trace = trace.tb_next
+            # The places and the class alone: an exception's text may hold what a client sent.
+            event["exception"] = record.exc_info[0].__name__
+            event["places"] = places
+        return orjson.dumps(event, default=str).decode()
+
+
+def set_up_logging(settings: Settings) -> None:
+    """JSON lines on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for noisy in ("httpx", "httpcore", "urllib3", "web3", "uvicorn.access", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def run_worker(settings: Settings, descriptor: int) -> None:
+    """Answer HTTP on the listening socket ``descriptor`` until SIGTERM."""
+    import uvicorn
+
+    uvicorn.run(build_app(settings), fd=descriptor, loop="uvloop", http="httptools", log_config=None,
+                access_log=False, server_header=False, timeout_graceful_shutdown=10, lifespan="off")
+
+
+def run_ledger(settings: Settings) -> None:
+    """Deploy where needed, then anchor, relay and follow until SIGTERM."""
+    from gateway.ledger.connect import connect_chain
+    from gateway.ledger.loops import run_loops
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ring = open_ring(settings)
+    database = open_database(settings, ring)
+    chain = connect_chain(settings, stop)
+    if chain is None:
+        return
+    node = build_node(settings, ring, database)
+
+    def show_consents() -> None:
+        while not stop.wait(0.15):
+            try:
+                consents.show_finality(node)
+            except Exception:
+                LOG.exception("consents could not be brought up to date")
+                stop.wait(2)
+
+    threading.Thread(target=show_consents, daemon=True, name="consents").start()
+    run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
+              custodian=deployment(settings).custodian, stop=stop)
+
+
+def main(arguments: list[str]) -> None:
+    """``worker FD`` or ``ledger``: what the supervisor starts."""
+    settings = load_settings()
+    set_up_logging(settings)
+    parent = os.getppid()
+
+    def die_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        os._exit(1)
+
+    threading.Thread(target=die_with_parent, daemon=True, name="parent-watch").start()
+    if arguments[0] == "worker":
+        run_worker(settings, int(arguments[1]))
+    else:
+        run_ledger(settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

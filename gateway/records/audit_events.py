@@ -1,0 +1,222 @@
+"""AuditEvent as FHIR, made from audit rows when asked for.
+
+Owns the shape of an AuditEvent and who may see it; refuses to store one a second time: the row is the truth.
+Ids are ``log-<row>``. https://hl7.org/fhir/R4/auditevent.html, IHE BALP https://profiles.ihe.net/ITI/BALP
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import apsw
+import orjson
+
+from gateway import audit
+from gateway.access.decision import Deny
+from gateway.access.facts import ResourceFacts
+from gateway.audit import AuditEntry, StoredRow
+from gateway.errors import Forbidden, Gone, KeyDestroyed, NotFound, TooCostly
+from gateway.fhir.query import HashIs, Query
+from gateway.fhir.resource import format_instant, serialise
+from gateway.fhir.search import matches
+from gateway.records.gate import Caller, refusal
+from gateway.records.node import Node, still
+from gateway.store import journal
+
+_ID = re.compile(r"log-([1-9][0-9]{0,14})")
+_SCAN_LIMIT = 20_000
+"""Most rows opened by one search."""
+_SUBTYPES = {"read": "read", "vread": "vread", "history-instance": "history-instance", "search-type": "search-type",
+             "create": "create", "update": "update", "delete": "delete", "transaction": "transaction"}
+_RESTFUL = "http://hl7.org/fhir/restful-interaction"
+_EVENT_TYPE = "http://terminology.hl7.org/CodeSystem/audit-event-type"
+_ACT_REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+_OBJECT_ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
+_ENTITY_TYPE = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
+_PARTICIPANT = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+_DCM = "http://dicom.nema.org/resources/ontology/DCM"
+
+
+def is_ours(id_: str) -> bool:
+    """Whether an AuditEvent id names an audit row."""
+    return _ID.fullmatch(id_) is not None
+
+
+def event(row: StoredRow, entry: AuditEntry, patient: str | None, hospital: str) -> dict[str, Any]:
+    """The AuditEvent of one row; ``patient`` is the logical id it is about."""
+    agents: list[dict[str, Any]] = [{
+        "type": {"coding": [{"system": _DCM, "code": "110153", "display": "Source Role ID"}]},
+        "who": {"identifier": {"value": entry.client}, "display": entry.client}, "requestor": entry.user is None}]
+    if entry.user is not None:
+        agents.append({"type": {"coding": [{"system": _PARTICIPANT, "code": "IRCP"}]},
+                       "who": {"reference": entry.user}, "requestor": True})
+    for agent in agents:
+        agent["role"] = [{"text": entry.role}]
+        agent["purposeOfUse"] = [{"coding": [{"system": _ACT_REASON, "code": entry.purpose}]}]
+    if entry.provisions:
+        agents[-1]["policy"] = [f"urn:fhir-gateway:provision:{id_}" for id_ in entry.provisions]
+    entities: list[dict[str, Any]] = []
+    if patient is not None:
+        entities.append({"what": {"reference": f"Patient/{patient}"}, "type": {"system": _ENTITY_TYPE, "code": "1"},
+                         "role": {"system": _OBJECT_ROLE, "code": "1", "display": "Patient"}})
+    for reference in entry.what:
+        what = {"reference": reference} if "/" in reference else {"display": reference}
+        entities.append({"what": what, "type": {"system": _ENTITY_TYPE, "code": "2"},
+                         "role": {"system": _OBJECT_ROLE, "code": "4", "display": "Domain Resource"}})
+    if entry.query is not None:
+        entities.append({"type": {"system": _ENTITY_TYPE, "code": "2"},
+                         "role": {"system": _OBJECT_ROLE, "code": "24", "display": "Query"},
+                         "description": entry.query or "(no parameters)"})
+    made: dict[str, Any] = {
+        "resourceType": "AuditEvent", "id": f"log-{row.seq}",
+        "meta": {"versionId": "1", "lastUpdated": format_instant(row.time_ms)},
+        "type": {"system": _EVENT_TYPE, "code": "rest", "display": "RESTful Operation"},
+        "subtype": [{"system": _RESTFUL, "code": _SUBTYPES[entry.interaction]}
+                    if entry.interaction in _SUBTYPES else {"code": entry.interaction}],
+        "action": entry.action, "recorded": format_instant(row.time_ms), "outcome": entry.outcome}
+    said = "; ".join(part for part in (
+        f"permitted on basis {entry.basis}" if entry.basis else "", entry.reason or "",
+        "token minted on the command line" if entry.operator else "") if part)
+    if said:
+        made["outcomeDesc"] = said
+    made["agent"] = agents
+    made["source"] = {"observer": {"display": hospital}, "type": [
+        {"system": "http://terminology.hl7.org/CodeSystem/security-source-type", "code": "4"}]}
+    if entities:
+        made["entity"] = entities
+    return made
+
+
+def _facts(row: StoredRow, patient: str | None) -> ResourceFacts:
+    return ResourceFacts(type="AuditEvent", id=f"log-{row.seq}", author_client="", author_user=None,
+                         period=(row.time_ms, row.time_ms + 1),
+                         home_patients=(f"Patient/{patient}",) if patient else ())
+
+
+def _opened(node: Node, connection: apsw.Connection, row: StoredRow) -> tuple[dict[str, Any], str | None] | None:
+    """The event and its patient; None when an erasure destroyed its key."""
+    patient = journal.patient_id(connection, row.patient) if row.patient is not None else None
+    try:
+        return event(row, node.gate.audit.open(row), patient, node.settings.hospital_name), patient
+    except KeyDestroyed:
+        return None
+
+
+def find(node: Node, caller: Caller, connection: apsw.Connection, id_: str, interaction: str = "r") -> StoredRow:
+    """The row behind an AuditEvent id, if the caller may see it. Raises NotFound, Forbidden."""
+    match = _ID.fullmatch(id_)
+    row = audit.row(connection, int(match[1])) if match else None
+    if row is None:
+        raise NotFound(f"AuditEvent/{id_} is not known")
+    patient = journal.patient_id(connection, row.patient) if row.patient is not None else None
+    decision = node.gate.decide(connection, caller, interaction, stored=_facts(row, patient))
+    if isinstance(decision, Deny):
+        raise refusal(decision, f"AuditEvent/{id_}")
+    return row
+
+
+async def read(node: Node, caller: Caller, id_: str) -> bytes:
+    """One AuditEvent. Raises NotFound, Forbidden, Gone."""
+    async def attempt(caller: Caller) -> bytes:
+        connection = node.database.reader
+        row = find(node, caller, connection, id_)
+        made = _opened(node, connection, row)
+        if made is None:
+            raise Gone(f"AuditEvent/{id_} was erased", version_id=1)
+        await _told(node, caller, [f"AuditEvent/{id_}"], None)
+        return serialise(made[0])
+    return await node.decided(caller, attempt)
+
+
+async def search(node: Node, caller: Caller, pairs: Sequence[tuple[str, str]], *, strict: bool) -> bytes:
+    """AuditEvents that may be seen, newest first. Raises BadSearch, Forbidden, TooCostly."""
+    below = 2**62
+    kept = []
+    for name, value in pairs:
+        if name == "_below" and value.isdecimal() and len(value) < 16:
+            below = int(value)
+        elif name != "_sort" or value not in ("-date", "-_lastUpdated"):
+            kept.append((name, value))
+    query = node.query("AuditEvent", kept, strict=strict)
+    return await node.decided(caller, lambda now: _page(node, now, query, below))
+
+
+async def _page(node: Node, caller: Caller, query: Query, below: int) -> bytes:
+    with node.database.snapshot() as connection:
+        node.gate.bound(connection, caller, "AuditEvent")
+        found, following = _scan(node, caller, connection, query, below)
+    await _told(node, caller, [f"AuditEvent/{made['id']}" for made in found[:1]], urlencode(query.used))
+    base = f"{node.settings.base_url}/AuditEvent"
+    bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "searchset",
+                              "link": [{"relation": "self", "url": f"{base}?{urlencode(query.used)}".rstrip("?")}]}
+    if query.summary_count:
+        return orjson.dumps({**bundle, "total": len(found)})
+    if following is not None:
+        pairs = [*query.used, ("_below", str(following))]
+        bundle["link"].append({"relation": "next", "url": f"{base}?{urlencode(pairs)}"})
+    elif below == 2**62:
+        bundle["total"] = len(found)
+    if found:
+        bundle["entry"] = [{"fullUrl": f"{base}/{made['id']}", "resource": made, "search": {"mode": "match"}}
+                           for made in found]
+    return orjson.dumps(bundle)
+
+
+def _scan(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
+          below: int) -> tuple[list[dict[str, Any]], int | None]:
+    """Matches newest first, and where to go on. Raises TooCostly past the scan limit."""
+    patient = _patient_of(connection, caller, query)
+    wanted = _SCAN_LIMIT if query.summary_count else query.count
+    found: list[dict[str, Any]] = []
+    scanned = 0
+    while True:
+        rows = (audit.rows_of_all(connection, below=below, limit=200) if patient is None
+                else audit.rows_of_patient(connection, patient, below=below, limit=200))
+        for row in rows:
+            below = row.seq
+            opened = _opened(node, connection, row)
+            if opened is None or isinstance(node.gate.decide(connection, caller, "s", stored=_facts(row, opened[1])),
+                                            Deny):
+                continue
+            made = opened[0]
+            if not matches(query.criteria, node.extractor.facts(made), made["id"], row.time_ms):
+                continue
+            if len(found) == wanted:
+                return found, int(found[-1]["id"].removeprefix("log-"))
+            found.append(made)
+        scanned += len(rows)
+        if len(rows) < 200:
+            return found, None
+        if scanned > _SCAN_LIMIT:
+            raise TooCostly(f"more than {_SCAN_LIMIT} audit rows would be opened; name a patient or a date",
+                            code="too-costly")
+
+
+def _patient_of(connection: apsw.Connection, caller: Caller, query: Query) -> int | None:
+    """The one patient whose rows can match, or None for everyone's (an officer's search)."""
+    own = caller.grant.self_patient
+    named = [predicate.text for criterion in query.criteria if not criterion.negated and len(criterion.any_of) == 1
+             for predicate in criterion.any_of
+             if isinstance(predicate, HashIs) and predicate.key.split(".")[1] in ("patient", "entity")]
+    for text in [own or "", *named]:
+        match = re.search(r"Patient/([A-Za-z0-9\-.]{1,64})", text)
+        if match:
+            return journal.patient_pk(connection, match[1]) or -1
+    if caller.grant.user is None and caller.grant.client_kind != "feed":
+        raise Forbidden("searching all audit events is outside what this client may")
+    return None
+
+
+async def _told(node: Node, caller: Caller, what: list[str], query: str | None) -> None:
+    """Reading the audit is audited in the custodian's own rows, not again in the patient's."""
+    rows = node.gate.entries(caller, "s" if query is not None else "r", "search-type" if query is not None else "read",
+                             None, what=what or ["AuditEvent"], patients=(), outcome="0", query=query)
+
+    def work(connection: apsw.Connection) -> None:
+        still(connection, caller)
+        audit.append(connection, rows)
+
+    await node.commits.commit(work)
