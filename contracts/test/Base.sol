@@ -39,8 +39,8 @@ interface Vm {
     function toString(uint256 value) external pure returns (string memory);
 }
 
-/// @dev Contracts on a clean chain, keys to sign with, and assertions that say both values.
-abstract contract Base {
+/// @dev Keys to sign with, requests to sign, and assertions that say both values.
+abstract contract Kit {
     Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
 
     uint256 internal constant ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
@@ -57,15 +57,6 @@ abstract contract Base {
 
     error NotEqual(bytes32 left, bytes32 right);
     error NotTrue(string what);
-
-    function setUp() public virtual {
-        vm.warp(NOW);
-        vm.startPrank(HOSPITAL);
-        members = new HospitalRegistry(keccak256("endpoint of the first"));
-        anchors = new RecordAnchor(members);
-        consents = new ConsentRegistry(members);
-        vm.stopPrank();
-    }
 
     function eq(bytes32 left, bytes32 right) internal pure {
         if (left != right) revert NotEqual(left, right);
@@ -132,6 +123,18 @@ abstract contract Base {
 
     function idOf(IConsentRegistry.GrantRequest memory r) internal pure returns (bytes32) {
         return keccak256(abi.encode(r.patient, r.grantee, r.termsHash));
+    }
+}
+
+/// @dev A test on freshly deployed contracts.
+abstract contract Base is Kit {
+    function setUp() public virtual {
+        vm.warp(NOW);
+        vm.startPrank(HOSPITAL);
+        members = new HospitalRegistry(keccak256("endpoint of the first"));
+        anchors = new RecordAnchor(members);
+        consents = new ConsentRegistry(members);
+        vm.stopPrank();
     }
 
     /// @dev A second member, admitted by the first.

@@ -1,7 +1,7 @@
 """Vectors for what both the gateway and the contracts compute: leaf, proof, signed messages.
 
-Owns `leaf.json`, `proof.json` and `typed_data.json`, read by pytest and by `contracts/test/Vectors.t.sol`. They are
-made here from eth-abi, eth-account and cryptography alone, so neither side is its own witness; refuses to import
+Owns `leaf.json`, `proof.json` and `consent_messages.json`, read by pytest and by `contracts/test/Vectors.t.sol`. They
+are made here from eth-abi, eth-account and cryptography alone, so neither side is its own witness; refuses to import
 either. `python tests/vectors/chain_vectors.py` writes them; signatures are deterministic (RFC 6979).
 
 Spec: https://eips.ethereum.org/EIPS/eip-712, https://www.w3.org/TR/webauthn-2/#sctn-verifying-assertion
@@ -156,7 +156,7 @@ def _grant(patient: str, terms: dict[str, str], nonce: int, until: int) -> dict[
             "validUntil": until, "nonce": nonce, "deadline": FAR}
 
 
-def typed_data_vectors() -> dict[str, Any]:
+def message_vectors() -> dict[str, Any]:
     """Every message as eth_signTypedData_v4 takes it, what the contract takes, digest and signature."""
     wallet, kept = _wallet("wallet"), _wallet("custodial")
     cases = [
@@ -225,7 +225,7 @@ def _passkey_case() -> dict[str, Any]:
 
 def all_vectors() -> dict[str, dict[str, Any]]:
     """Content by file name."""
-    return {"leaf.json": leaf_vectors(), "proof.json": proof_vectors(), "typed_data.json": typed_data_vectors()}
+    return {"leaf.json": leaf_vectors(), "proof.json": proof_vectors(), "consent_messages.json": message_vectors()}
 
 
 def render(content: dict[str, Any]) -> str:

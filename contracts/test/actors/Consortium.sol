@@ -3,11 +3,10 @@ pragma solidity 0.8.37;
 
 import {HospitalRegistry} from "src/HospitalRegistry.sol";
 import {RecordAnchor} from "src/RecordAnchor.sol";
-import {IHospitalRegistry} from "src/interfaces/IHospitalRegistry.sol";
-import {Base} from "../Base.sol";
+import {Kit} from "../Base.sol";
 
 /// @dev Hospitals that vote, name operators, come, go and anchor; refusals are part of the play.
-contract Consortium is Base {
+contract Consortium is Kit {
     uint160 private constant ACCOUNTS = 8;
 
     mapping(address custodian => bytes32) public heads;

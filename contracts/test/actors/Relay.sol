@@ -3,10 +3,10 @@ pragma solidity 0.8.37;
 
 import {ConsentRegistry} from "src/ConsentRegistry.sol";
 import {IConsentRegistry} from "src/interfaces/IConsentRegistry.sol";
-import {Base} from "../Base.sol";
+import {Kit} from "../Base.sol";
 
 /// @dev Patients who sign and a relay that sends, in any order; keeps its own books in the plainest way.
-contract Relay is Base {
+contract Relay is Kit {
     struct Book {
         address patient;
         bytes32 grantee;
