@@ -16,9 +16,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, NewType, Protocol
 
-from eth_hash.auto import keccak
-
 from gateway.errors import Misconfigured
+from gateway.ledger.keccak import keccak
 
 Address = NewType("Address", str)
 Wei = int
@@ -46,12 +45,12 @@ def address(value: str | bytes) -> Address:
 
 def grant_id(patient: Address, grantee: bytes, terms_hash: bytes) -> bytes:
     """``keccak256(abi.encode(patient, grantee, termsHash))``, ConsentRegistry's name of a grant."""
-    return bytes(keccak(bytes(12) + bytes.fromhex(patient[2:]) + grantee + terms_hash))
+    return keccak(bytes(12) + bytes.fromhex(patient[2:]) + grantee + terms_hash)
 
 
 def rolling_head(head: bytes, root: bytes, manifest_digest: bytes, size_class: int) -> bytes:
     """RecordAnchor's head after one more batch; from ``ZERO_HASH``."""
-    return bytes(keccak(head + root + manifest_digest + size_class.to_bytes(32, "big")))
+    return keccak(head + root + manifest_digest + size_class.to_bytes(32, "big"))
 
 
 def consent_nonce(kind: int, unique: int) -> int:
@@ -86,11 +85,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contracts:
-    """The addresses of one deployment."""
+    """The addresses of one deployment; ``from_block``: no event of theirs is older."""
 
     record_anchor: Address
     consent_registry: Address
     hospital_registry: Address
+    from_block: int = 0
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -98,10 +98,11 @@ class Contracts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchored:
-    """RecordAnchor: ``head`` is the custodian's ``rolling_head`` after this batch."""
+    """RecordAnchor: ``head`` is the custodian's ``rolling_head`` after this batch, ``previous_head`` before it."""
 
     place: Place
     custodian: Address
+    previous_head: bytes
     root: bytes
     manifest_digest: bytes
     size_class: int
@@ -134,11 +135,13 @@ class Revoked:
     place: Place
     patient: Address
     grant_id: bytes
+    grantee: bytes
+    terms_hash: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedAll:
-    """ConsentRegistry: every grant of the patient of this ``epoch`` or an earlier one is over."""
+    """ConsentRegistry: the patient's epoch is ``epoch`` now; every grant of an earlier one is over."""
 
     place: Place
     patient: Address
@@ -186,7 +189,7 @@ Event = Anchored | Granted | Revoked | RevokedAll | NoncesCancelled | MemberChan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnchorCall:
-    """RecordAnchor.anchor: ``HeadMismatch`` unless ``expected_head`` is the custodian's head, ``NotOperator``,
+    """RecordAnchor.anchor: ``HeadMismatch`` unless ``expected_head`` is the custodian's head, ``NotMember``,
     ``SizeClassUnknown`` (0: up to 16 entries, 1: 64, 2: 256, 3: 1,024, 4: 4,096)."""
 
     expected_head: bytes
@@ -198,8 +201,8 @@ class AnchorCall:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantCall:
     """ConsentRegistry.grantBySig. ``nonce`` carries the signer kind (``consent_nonce``); ``deadline_s`` is the last
-    second the signature counts. ``SignatureInvalid``, ``NonceUsed``, ``DeadlinePassed``, ``ValidityRefused``,
-    ``GrantExists`` (an id lives once: the same terms again need a new salt), ``NotOperator``, ``SignerKindUnknown``."""
+    second the signature counts. ``InvalidSignature``, ``NonceUsed``, ``SignatureExpired``, ``InvalidPeriod``,
+    ``GrantExists`` (an id lives once: the same terms again need a new salt), ``NotMember``, ``SignerKindUnknown``."""
 
     patient: Address
     grantee: bytes

@@ -472,7 +472,7 @@ class ChainSimulator:
                  ) -> Outcome:
         patient, kind = call.patient, call.nonce >> 248
         if now_s > call.deadline_s:
-            return _refused(state, "DeadlinePassed", call.deadline_s, now_s)
+            return _refused(state, "SignatureExpired", call.deadline_s, now_s)
         if kind >= len(SIGNER_KINDS):
             return _refused(state, "SignerKindUnknown", kind)
         if (patient, call.nonce) in state.used:
@@ -483,12 +483,12 @@ class ChainSimulator:
         if isinstance(call, RevokeAllCall) and call.epoch != epoch:
             return _refused(state, "EpochMismatch", patient, call.epoch, epoch)
         if isinstance(call, GrantCall) and SIGNER_KINDS[kind] in ("custodial", "attested") and custodian is None:
-            return _refused(state, "NotOperator", sender)
+            return _refused(state, "NotMember", sender)
         if not self.accepts_signature(call):
-            return _refused(state, "SignatureInvalid", patient, kind, _hash("digest", call))
+            return _refused(state, "InvalidSignature", patient, kind, _hash("digest", call))
         if isinstance(call, RevokeAllCall):
             return (replace(spent, epochs={**state.epochs, patient: epoch + 1}),
-                    [lambda place: RevokedAll(place=place, patient=patient, epoch=epoch)], None)
+                    [lambda place: RevokedAll(place=place, patient=patient, epoch=epoch + 1)], None)
         name = grant_id(patient, call.grantee, call.terms_hash)
         present = state.grants.get(name)
         if isinstance(call, RevokeCall):
@@ -497,9 +497,10 @@ class ChainSimulator:
             over = replace(present, revoked=True) if present else _Grant(
                 patient=patient, valid_from_s=0, valid_until_s=0, epoch=0, revoked=True)
             return (replace(spent, grants={**state.grants, name: over}),
-                    [lambda place: Revoked(place=place, patient=patient, grant_id=name)], None)
+                    [lambda place: Revoked(place=place, patient=patient, grant_id=name,
+                                           grantee=call.grantee, terms_hash=call.terms_hash)], None)
         if call.valid_until_s <= max(call.valid_from_s, now_s) or call.valid_from_s >= 1 << 32:
-            return _refused(state, "ValidityRefused", call.valid_from_s, call.valid_until_s, now_s)
+            return _refused(state, "InvalidPeriod", call.valid_from_s, call.valid_until_s, now_s)
         if present is not None:
             return _refused(state, "GrantExists", name, 2 if present.revoked else 1)
         grant = _Grant(patient=patient, valid_from_s=call.valid_from_s, valid_until_s=call.valid_until_s,
@@ -523,13 +524,13 @@ def _anchor(call: AnchorCall, sender: Address, state: _State) -> Outcome:
         return _refused(state, "SizeClassUnknown", call.size_class)
     custodian = state.operators.get(sender)
     if custodian is None:
-        return _refused(state, "NotOperator", sender)
+        return _refused(state, "NotMember", sender)
     head = state.heads.get(custodian, ZERO_HASH)
     if call.expected_head != head:
         return _refused(state, "HeadMismatch", call.expected_head, head)
     after = rolling_head(head, call.root, call.manifest_digest, call.size_class)
     return (replace(state, heads={**state.heads, custodian: after}),
-            [lambda place: Anchored(place=place, custodian=custodian, root=call.root,
+            [lambda place: Anchored(place=place, custodian=custodian, previous_head=head, root=call.root,
                                     manifest_digest=call.manifest_digest, size_class=call.size_class, head=after)],
             None)
 

@@ -107,8 +107,9 @@ class Evm:
 
     def pending_header(self) -> BlockHeaderAPI:
         """The block that would be mined now, empty."""
-        return ShanghaiVM.create_header_from_parent(
+        header: BlockHeaderAPI = ShanghaiVM.create_header_from_parent(
             self.head, gas_limit=GAS_LIMIT, timestamp=self.next_time_s(), mix_hash=os.urandom(32))
+        return header
 
     def header(self, number: int) -> BlockHeaderAPI | None:
         if not 0 <= number <= self.head.block_number:
