@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from gateway.access.facts import ResourceFacts
 from gateway.access.period import MAX_MS, MIN_MS, Range
-from gateway.access.roles import NORMAL
+from gateway.access.roles import NORMAL, UNKNOWN_LABEL
 
 State = Literal["pending", "final", "revoked"]
 
@@ -203,6 +203,8 @@ class Provision:
     def __post_init__(self) -> None:
         if self.permit and self.grantee is None:
             raise ValueError("a permit names its grantee")
+        if self.permit and self.labels & UNKNOWN_LABEL:
+            raise ValueError("nobody can permit a label that nobody knows")
         rules: list[Rule] = [ForGrantee(self.grantee), Within(self.valid_from_ms, self.valid_until_ms)]
         if self.purposes is not None:
             rules.append(ForPurpose(self.purposes))

@@ -46,7 +46,9 @@ def terms_of(provisions: Sequence[Provision], *, hospital: str, names: Mapping[s
     records = "; ".join((_records(root), *(f"except, for {_who(p.grantee, names)}, for {_purposes(p)}, {_when(p)}: "
                                            f"{_records(p)}" for p in exceptions)))
     period = _when(root)
-    verb = ("may read, and when working for this hospital also write," if root.writes else "may read") if root.permit else "may not read"
+    verb = "may not read"
+    if root.permit:
+        verb = "may read, and when working for this hospital also write," if root.writes else "may read"
     return Terms(statement=f"{grantee} {verb} {records}, for {purposes}, {period}. You can revoke this at any time.",
                  hospital=_plain(hospital), grantee=grantee, purposes=purposes, records=records, period=period,
                  salt=salt)
