@@ -121,6 +121,8 @@ def _element(definition: Json, element: Json, parents: set[str]) -> Json:
     constraints = _constraints(element, skip=frozenset({"ext-1"})) if path not in parents else []
     if constraints:
         row["constraints"] = constraints
+    if "xmlAttr" in element.get("representation", ()):
+        row["attribute"] = True
     if element.get("isModifier"):
         row["modifier"] = True
     if element.get("isSummary"):

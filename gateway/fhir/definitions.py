@@ -75,7 +75,8 @@ class Element:
     """One child of a node. ``maximum`` None is ``*``; ``name`` lacks the ``[x]`` of a choice.
 
     ``node`` is the path of the node that holds the children of a backbone element or content reference;
-    None where the children are those of the datatype.
+    None where the children are those of the datatype. An ``attribute`` (``Element.id``, ``Extension.url``) is a bare
+    value: it takes no ``_name`` sibling.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Element:
     node: str | None = None
     binding: Binding | None = None
     constraints: tuple[Constraint, ...] = ()
+    attribute: bool = False
     modifier: bool = False
     summary: bool = False
 
@@ -271,7 +273,7 @@ def _element(row: dict[str, Any]) -> Element:
         binding=Binding(strength=binding["strength"], value_set=binding["value_set"],
                         maximum=binding.get("maximum")) if binding else None,
         constraints=_constraints(row.get("constraints", [])),
-        modifier=row.get("modifier", False), summary=row.get("summary", False),
+        attribute=row.get("attribute", False), modifier=row.get("modifier", False), summary=row.get("summary", False),
     )
 
 

@@ -1,7 +1,8 @@
 """Rules R4 states in prose, which no StructureDefinition carries.
 
-Owns Bundle.entry.fullUrl, Bundle.link, search results without id, composite SearchParameters. Refuses to repeat what
-the definitions say. https://hl7.org/fhir/R4/bundle.html https://hl7.org/fhir/R4/searchparameter.html
+Owns Bundle.entry.fullUrl, Bundle.link, search results without id, composite SearchParameters, absolute extension
+URLs, value sets named where a code system belongs. Refuses to repeat what the definitions say.
+https://hl7.org/fhir/R4/bundle.html https://hl7.org/fhir/R4/searchparameter.html
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from gateway.fhir.run import Run
 ProseRule = Callable[[dict[str, Any], str, Run], None]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+_NESTED = re.compile(r"[eE]xtension\[\d+\]\.extension\[\d+\]$")
+_VALUE_SET = "http://hl7.org/fhir/ValueSet/"
 _PAGE_LINKS = frozenset({"self", "first", "previous", "prev", "next", "last"})
 
 
@@ -55,5 +58,18 @@ def _search_parameter(parameter: dict[str, Any], path: str, run: Run) -> None:
         run.error("structure", "a composite search parameter has two components or more", f"{path}.component")
 
 
-PROSE_RULES: Mapping[str, ProseRule] = MappingProxyType({"Bundle": _bundle, "SearchParameter": _search_parameter})
-"""Resource type -> its rules; run on a resource whose structure is sound."""
+def _extension(extension: dict[str, Any], path: str, run: Run) -> None:
+    if ":" not in extension["url"] and not _NESTED.search(path):
+        run.error("value", "the url of an extension must be absolute, save inside another extension", f"{path}.url")
+
+
+def _coding(coding: dict[str, Any], path: str, run: Run) -> None:
+    system = coding.get("system")
+    if type(system) is str and system.startswith(_VALUE_SET):
+        run.error("value", "system must be a code system, not a value set", f"{path}.system")
+
+
+PROSE_RULES: Mapping[str, ProseRule] = MappingProxyType({
+    "Bundle": _bundle, "Coding": _coding, "Extension": _extension, "SearchParameter": _search_parameter,
+})
+"""Type -> its rule; run on an element whose structure is sound."""

@@ -15,6 +15,7 @@ from gateway.fhir.definitions import Constraint, Definitions, Element, ElementTy
 from gateway.fhir.fhirpath import TypeModel
 from gateway.fhir.invariants import OMITTED, SIMPLE_QUANTITY, Holds, compile_constraint
 from gateway.fhir.primitives import PRIMITIVES
+from gateway.fhir.prose_rules import PROSE_RULES
 from gateway.fhir.reference_rules import reference_rule
 from gateway.fhir.run import Run
 
@@ -54,6 +55,7 @@ class Structure:
         rules = _Rules(self, node, is_resource=is_resource)
         required = tuple(_required(element) for element in node.elements.values() if element.minimum)
         invariants = self._invariants(node.constraints, node.path)
+        prose = PROSE_RULES.get(node.path)
 
         def check(value: Any, path: str, run: Run) -> None:
             if type(value) is not dict:
@@ -78,6 +80,8 @@ class Structure:
                 for constraint, holds in invariants:
                     if not holds(value, run):
                         run.report(constraint.severity, "invariant", f"{constraint.key}: {constraint.human}", path)
+                if prose is not None:
+                    prose(value, path, run)
         return check
 
     def _invariants(self, constraints: tuple[Constraint, ...], type_name: str) -> tuple[_Invariant, ...]:
@@ -158,7 +162,7 @@ class _Rules(dict[str, Rule]):
             rule = self._structure.rule(found[0], key, found[1], self._node)
         else:
             element, type_ = self._names[key[1:] if key[:1] == "_" else key]
-            if type_.code not in PRIMITIVES:
+            if type_.code not in PRIMITIVES or element.attribute:
                 raise KeyError(key)
             rule = self._structure.sibling_rule(element, key[1:], type_)
         self[key] = rule
@@ -177,7 +181,7 @@ def _shape(value: Any) -> str:
 
 def _required(element: Element) -> tuple[frozenset[str], str, int]:
     keys = {key for key, _ in element.json_names}
-    keys |= {f"_{key}" for key, type_ in element.json_names if type_.code in PRIMITIVES}
+    keys |= {f"_{key}" for key, type_ in element.json_names if type_.code in PRIMITIVES and not element.attribute}
     return frozenset(keys), element.name, element.minimum
 
 

@@ -13,7 +13,6 @@ from gateway.errors import Invalid, Issue
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.fhirpath import TypeModel
 from gateway.fhir.fhirpath.model import DefinitionsModel
-from gateway.fhir.prose_rules import PROSE_RULES
 from gateway.fhir.resource import Resource
 from gateway.fhir.run import Run
 from gateway.fhir.structure import Structure
@@ -51,15 +50,12 @@ class Validator:
         return issues
 
     def _check(self, resource: Resource, name: str, path: str, run: Run) -> None:
-        errors = run.errors
         if "contained" in resource and name in self._with_contained:
             run.contained = _contained_types(resource["contained"])
             self._structure.node(name)(resource, path, run)
             _refer_to_each_other(resource, path, run)
         else:
             self._structure.node(name)(resource, path, run)
-        if name in PROSE_RULES and run.errors == errors:
-            PROSE_RULES[name](resource, path, run)
 
     def _inner(self, value: Any, path: str, run: Run) -> None:
         """A resource that stands for itself inside a Bundle entry or a parameter."""

@@ -14,15 +14,17 @@ from xml.parsers import expat
 _NAMESPACE = "http://www.w3.org/1999/xhtml"
 
 # HTML 4.0 chapters 7-11 (without 9.4) and 15, less head, body and the deprecated lists, plus a, img and maps.
-_ELEMENTS = frozenset((
+_NAMES = (
     "div span h1 h2 h3 h4 h5 h6 address em strong dfn code samp kbd var cite abbr acronym blockquote q sub sup p br "
     "pre ul ol li dl dt dd table caption thead tfoot tbody colgroup col tr th td a img map area "
-    "tt i b big small strike s u font hr bdo").split())
-_ATTRIBUTES = frozenset((
+    "tt i b big small strike s u font hr bdo")
+_PROPERTIES = (
     "id class style title lang dir xml:lang xml:space accesskey tabindex align valign char charoff width height "
     "span abbr axis headers scope rowspan colspan nowrap bgcolor border frame rules cellspacing cellpadding summary "
     "href name charset type hreflang rel rev shape coords target src alt longdesc usemap ismap hspace vspace cite "
-    "start value compact clear size noshade color face nohref").split())
+    "start value compact clear size noshade color face nohref")
+_ELEMENTS = frozenset(_NAMES.split())
+_ATTRIBUTES = frozenset(_PROPERTIES.split())
 _LINKS = frozenset({"href", "src", "cite", "longdesc", "usemap"})
 _SCHEME = re.compile(r"[\s\x00-\x20]*([A-Za-z][A-Za-z0-9+.\-\s]*):")
 _ACTIVE = frozenset({"javascript", "vbscript", "data"})
