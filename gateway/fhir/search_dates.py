@@ -87,7 +87,9 @@ def period_range(period: dict[str, Any]) -> Range | None:
 
 def timing_range(timing: dict[str, Any]) -> Range | None:
     """The outer limits of a Timing: its events and the bounds of its repetition."""
-    ranges = [found for one in timing.get("event", ()) if type(one) is str and (found := date_range(one))]
+    events = timing.get("event")
+    ranges = [found for one in (events if type(events) is list else ())
+              if type(one) is str and (found := date_range(one))]
     repeat = timing.get("repeat")
     bounds = repeat.get("boundsPeriod") if type(repeat) is dict else None
     if type(bounds) is dict and (found := period_range(bounds)) is not None:

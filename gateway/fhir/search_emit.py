@@ -53,6 +53,11 @@ Amount = tuple[float, float, str, str]
 """low, high, ``system|code``, bare unit."""
 
 
+def _text(value: Json, name: str) -> str | None:
+    found = value.get(name)
+    return found if type(found) is str else None
+
+
 def codeable_concept(value: Json) -> Iterable[str]:
     """Every coding; the text is not a token."""
     codings = value.get("coding") if type(value) is dict else None
@@ -65,12 +70,12 @@ def codeable_concept(value: Json) -> Iterable[str]:
 
 def coding(value: Json) -> Iterable[str]:
     """A Coding's system and code."""
-    return token_texts(value.get("system"), value.get("code")) if type(value) is dict else ()
+    return token_texts(_text(value, "system"), _text(value, "code")) if type(value) is dict else ()
 
 
 def identifier(value: Json) -> Iterable[str]:
     """An Identifier's system and value."""
-    return token_texts(value.get("system"), value.get("value")) if type(value) is dict else ()
+    return token_texts(_text(value, "system"), _text(value, "value")) if type(value) is dict else ()
 
 
 def contact_point(value: Json) -> Iterable[str]:
@@ -115,7 +120,9 @@ def concept_string(value: Json) -> Iterable[str]:
     """A CodeableConcept searched as a string: its text and displays."""
     if type(value) is not dict:
         return ()
-    texts = [value.get("text"), *(one.get("display") for one in value.get("coding", ()) if type(one) is dict)]
+    codings = value.get("coding")
+    texts = [value.get("text"), *(one.get("display") for one in (codings if type(codings) is list else ())
+                                  if type(one) is dict)]
     return [text for one in texts for text in plain_string(one)]
 
 
@@ -221,10 +228,10 @@ def quantity(value: Json) -> Iterable[Amount]:
 
 
 def _united(value: Json, low: float, high: float) -> Iterable[Amount]:
-    if "currency" in value:
-        currency = str(value["currency"])
+    currency = _text(value, "currency")
+    if currency is not None:
         return ((low, high, f"urn:iso:std:iso:4217|{currency}", currency),)
-    system, code, unit = value.get("system"), value.get("code"), value.get("unit")
+    system, code, unit = _text(value, "system"), _text(value, "code"), _text(value, "unit")
     full = f"{system}|{code}" if system and code else ""
     bare = code or unit or ""
     if code and unit and unit != code:

@@ -32,9 +32,8 @@ def normal(text: str) -> str:
         if folded.isalnum():
             return folded
     else:
-        folded = "".join(
-            one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one)
-        )
+        plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+        folded = "".join(one for one in plain if not unicodedata.combining(one))
     letters = [one if one.isalnum() else " " for one in folded if one not in _DROPPED]
     return " ".join("".join(letters).split())
 

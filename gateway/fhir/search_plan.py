@@ -110,11 +110,19 @@ def _components(paths: Paths, parameters: Mapping[str, SearchParameter], type_na
         per_focus = [paths.sources(text, type_name, focus=focus.type) for focus in foci]
         if part is None or not per_focus[0] or any(sources != per_focus[0] for sources in per_focus):
             return None
-        components.append(Component(type=part.type, sources=per_focus[0], targets=part.targets))
+        components.append(Component(type=_kind(part.type, per_focus[0]), sources=per_focus[0], targets=part.targets))
     kinds = [one.type for one in components]
     if not all(kind in _HASHED for kind in kinds[:-1]) or kinds[-1] not in _HASHED | _RANGED:
         return None
     return tuple(components)
+
+
+def _kind(declared: SearchType, sources: tuple[Source, ...]) -> SearchType:
+    """The type of a part by its elements: R4 swaps the two parts of DocumentReference.relationship."""
+    types = {source.type for source in sources}
+    if types == {"Reference"}:
+        return "reference"
+    return "token" if declared == "reference" and types == {"code"} else declared
 
 
 def _only(plan: Plan) -> str | None:

@@ -189,8 +189,8 @@ def _resources(key: str, expression: Expression, targets: frozenset[str], resour
     """A reference parameter that points at a resource inside this one (Bundle's first entry)."""
     for node in expression.nodes(resource, Context(resource=resource)):
         value = node.value if type(node) is Node else None
-        if type(value) is dict and value.get("resourceType") in targets and type(value.get("id")) is str:
-            sheet.hashes[key, f"{value['resourceType']}/{value['id']}"] = None
+        if type(value) is dict and node.type in targets and type(value.get("id")) is str:
+            sheet.hashes[key, f"{node.type}/{value['id']}"] = None
 
 
 def _hashed_together(key: str, parts: Sequence[Callable[[Json], list[str]]], focus: Json, sheet: Sheet) -> None:
