@@ -55,7 +55,7 @@ ROOT_KEY = "root.key"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """Where the contracts are and whom this gateway acts for: ``contracts.json``, written once deployed."""
+    """Where the contracts are and whom this gateway acts for: ``deployment.json``, written by the ledger process."""
 
     chain_id: int
     custodian: str
@@ -65,14 +65,14 @@ class Deployment:
 
 
 def deployment(settings: Settings) -> Deployment:
-    """Read ``contracts.json``. Raises Misconfigured when it is not there or cannot be read."""
+    """Read ``deployment.json``. Raises Misconfigured when it is not there or cannot be read."""
     try:
-        table = json.loads(settings.contracts_path.read_text())
+        table = json.loads(settings.deployment_path.read_text())
         return Deployment(**{name: table[name] for name in (
             "chain_id", "custodian", "record_anchor", "consent_registry", "hospital_registry")})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Misconfigured(f"{settings.contracts_path} cannot be read ({error}): start the gateway once, or give "
-                            "GATEWAY_CHAIN_CONTRACTS") from error
+        raise Misconfigured(f"{settings.deployment_path} cannot be read ({type(error).__name__}): start the gateway "
+                            "once with `gateway serve`") from error
 
 
 def open_ring(settings: Settings) -> KeyRing:

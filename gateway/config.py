@@ -124,6 +124,14 @@ class Settings:
         return self.data_dir / "chain"
 
     @property
+    def rpc_path(self) -> Path:
+        return self.chain_path / "rpc.json"
+
+    @property
+    def deployment_path(self) -> Path:
+        return self.chain_path / "deployment.json"
+
+    @property
     def contracts_path(self) -> Path:
         return Path(self.chain_contracts) if self.chain_contracts else self.chain_path / "contracts.json"
 

@@ -42,7 +42,7 @@ def connect(path: Path, page_key: bytes, *, cache_kib: int = _CACHE_KIB) -> apsw
     connection.set_busy_timeout(10_000)
     try:
         connection.execute("PRAGMA cipher='chacha20'")
-        connection.execute(f"PRAGMA hexkey='{page_key.hex()}'")
+        connection.execute(f"PRAGMA key='raw:{page_key.hex()}'")
         connection.execute("PRAGMA journal_mode=WAL")
     except apsw.NotADBError as error:
         raise Misconfigured(f"{path.name} does not open with this root key; restore the one that made it") from error

@@ -1,0 +1,229 @@
+"""The ``gateway`` command.
+
+Owns arguments, exit codes and what is printed; refuses nothing the rooms accept. Each command imports only what it
+needs, so that ``status`` and ``verify`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config import Settings, load_settings
+from gateway.errors import GatewayError, InputRefused
+
+if TYPE_CHECKING:
+    from gateway.smart.issuer import Smart
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. An error of ours is one line on stderr and exit 2."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except InputRefused as error:
+        for issue in error.issues:
+            print(f"gateway: {issue.diagnostics}" + (f" ({issue.expression})" if issue.expression else ""),
+                  file=sys.stderr)
+    except GatewayError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gateway", description="A FHIR R4 gateway; settings are GATEWAY_* variables.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="start everything and keep it running")
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="say what is wrong before a start, and how to mend it")
+    check.set_defaults(run=_check)
+
+    status = commands.add_parser("status", help="where it is and how far anchoring has come")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(run=_status)
+
+    token = commands.add_parser("token", help="print a bearer token (audited)")
+    token.add_argument("--scope")
+    token.add_argument("--client", help="client id; this hospital's own feed when neither it nor --user is given")
+    token.add_argument("--user", help="Practitioner/ID or Patient/ID")
+    token.add_argument("--patient", help="launch context: the patient's ID")
+    token.add_argument("--purpose", help="v3-ActReason code, TREAT for clinicians")
+    token.add_argument("--reason", help="why the glass is broken (purpose BTG or ETREAT)")
+    token.add_argument("--ttl", type=int, metavar="SECONDS")
+    token.set_defaults(run=_token)
+
+    client = commands.add_parser("client", help="registered clients").add_subparsers(required=True, metavar="ACTION")
+    add = client.add_parser("add", help="register a client; prints its id alone")
+    add.add_argument("--name", required=True)
+    add.add_argument("--jwks", required=True, metavar="FILE|URL")
+    add.add_argument("--scope", required=True)
+    add.add_argument("--kind", choices=("feed", "backend", "app"), default="backend",
+                     help="feed: this hospital's own system; backend: a foreign one (default)")
+    add.set_defaults(run=_client_add)
+    close = client.add_parser("close", help="refuse a client from now on")
+    close.add_argument("id")
+    close.set_defaults(run=_client_close)
+
+    user = commands.add_parser("user", help="proofed accounts").add_subparsers(required=True, metavar="ACTION")
+    add = user.add_parser("add", help="open an account for a person whose identity was proofed")
+    add.add_argument("--user", required=True, metavar="TYPE/ID", help="Practitioner/ID, Patient/ID, RelatedPerson/ID")
+    add.add_argument("--role", required=True)
+    add.add_argument("--name", required=True)
+    add.add_argument("--organization", action="append", default=[], metavar="Organization/ID")
+    add.add_argument("--wallet", help="the patient's own address, 0x…")
+    add.set_defaults(run=_user_add)
+    close = user.add_parser("close", help="close an account and revoke its tokens")
+    close.add_argument("user")
+    close.set_defaults(run=_user_close)
+
+    imported = commands.add_parser("import", help="FHIR JSON, NDJSON and bundles, plain or gz")
+    imported.add_argument("paths", nargs="+", type=Path)
+    imported.add_argument("--report", type=Path, help="write what was refused and why to this file")
+    imported.set_defaults(run=_import)
+
+    verify = commands.add_parser("verify", help="check a receipt: 0 verified, 1 false, 2 block not trusted yet")
+    verify.add_argument("receipt", type=Path)
+    verify.add_argument("--resource", type=Path, help="the exact bytes of the version (vread)")
+    verify.add_argument("--rpc", help="JSON-RPC URL of a chain node you trust")
+    verify.add_argument("--confirmations", type=int, default=0)
+    verify.set_defaults(run=_verify)
+
+    keys = commands.add_parser("keys", help="the key store").add_subparsers(required=True, metavar="ACTION")
+    backup = keys.add_parser("backup", help="write an encrypted copy")
+    backup.add_argument("file", type=Path)
+    backup.add_argument("--passphrase-file", type=Path, required=True)
+    backup.set_defaults(run=_keys_backup)
+    restore = keys.add_parser("restore", help="bring a copy back (stop the gateway first)")
+    restore.add_argument("file", type=Path)
+    restore.add_argument("--passphrase-file", type=Path, required=True)
+    restore.set_defaults(run=_keys_restore)
+    rotate = keys.add_parser("rotate", help="new keys of one level, online")
+    rotate.add_argument("level", choices=("root", "patient", "category", "secret"))
+    rotate.add_argument("--patient", help="one patient's id instead of all")
+    rotate.set_defaults(run=_keys_rotate)
+    return parser
+
+
+def _settings() -> Settings:
+    return load_settings()
+
+
+def _smart(settings: Settings) -> Smart:
+    from gateway.app import build_smart, deployment, open_database, open_ring
+    from gateway.fhir.definitions import Definitions
+
+    ring = open_ring(settings)
+    return build_smart(settings, ring, open_database(settings, ring), Definitions.load(), deployment(settings).custodian)
+
+
+def _serve(_: argparse.Namespace) -> int:
+    from gateway.supervisor import Supervisor
+
+    return Supervisor(_settings()).run()
+
+
+def _check(_: argparse.Namespace) -> int:
+    from gateway.preflight import problems
+
+    found = problems(_settings())
+    for problem in found:
+        print(f"{'WARNING' if problem.warning else 'WRONG'}  {problem.what}\n       mend: {problem.mend}")
+    if not found:
+        print("ready to start: nothing is wrong")
+    return int(any(not problem.warning for problem in found))
+
+
+def _status(given: argparse.Namespace) -> int:
+    from gateway.status import status
+
+    found = status(_settings())
+    if given.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    chain = found["chain"]
+    print(f"FHIR base       {found['fhir_base']}\ndata directory  {found['data_dir']}\nrunning         {found['running']}\n"
+          f"entries         {found['entries']['pending']} pending, {found['entries']['anchored']} anchored\n"
+          f"chain           {chain['rpc']} id {chain['chain_id']} head {chain['head']}")
+    for name, address in (chain["contracts"] or {}).items():
+        print(f"  {name:<17} {address}")
+    return 0
+
+
+def _token(given: argparse.Namespace) -> int:
+    from gateway.smart.minting import mint_token
+
+    secret, _ = mint_token(_smart(_settings()), scope=given.scope, client=given.client, user=given.user,
+                           patient=given.patient, purpose=given.purpose, ttl_s=given.ttl, reason=given.reason)
+    print(str(secret))
+    return 0
+
+
+def _client_add(given: argparse.Namespace) -> int:
+    from gateway.smart.clients import add_client
+
+    print(add_client(_smart(_settings()), name=given.name, kind=given.kind, scope=given.scope, jwks=given.jwks))
+    return 0
+
+
+def _client_close(given: argparse.Namespace) -> int:
+    from gateway.smart.clients import close_client
+
+    close_client(_smart(_settings()), given.id)
+    return 0
+
+
+def _user_add(given: argparse.Namespace) -> int:
+    from gateway.smart.accounts import add_user
+
+    add_user(_smart(_settings()), fhir_user=given.user, role=given.role, name=given.name,
+             organizations=given.organization, wallet=given.wallet)
+    return 0
+
+
+def _user_close(given: argparse.Namespace) -> int:
+    from gateway.smart.accounts import close_user
+
+    close_user(_smart(_settings()), given.user)
+    return 0
+
+
+def _import(given: argparse.Namespace) -> int:
+    from gateway.records.importer import import_paths
+
+    return import_paths(_settings(), given.paths, report=given.report)
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from gateway.ledger.verify_command import run
+
+    return run(given.receipt, resource=given.resource, rpc=given.rpc, confirmations=given.confirmations)
+
+
+def _keys_backup(given: argparse.Namespace) -> int:
+    from gateway.crypto.key_command import backup
+
+    return backup(_settings().keys_dir, given.file, given.passphrase_file)
+
+
+def _keys_restore(given: argparse.Namespace) -> int:
+    from gateway.crypto.key_command import restore
+
+    return restore(_settings().keys_dir, given.file, given.passphrase_file)
+
+
+def _keys_rotate(given: argparse.Namespace) -> int:
+    from gateway.crypto.key_command import rotate
+
+    return rotate(_settings().keys_dir, given.level, given.patient)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
