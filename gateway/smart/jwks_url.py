@@ -117,7 +117,7 @@ class JwksUrls:
                     return _body(response, deadline_s), response.headers
                 finally:
                     response.close()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             raise Unavailable(f"the JWKS URL does not answer: {type(error).__name__}") from error
 
     def _parse(self, url: str) -> httpx.URL:
