@@ -130,9 +130,11 @@ class EveryPatient:
 
     def _door(self, patient: str, facts: ResourceFacts, provisions: Sequence[Provision]) -> Admitted | None:
         if patient == self.own_patient and not facts.labels & self.hidden:
-            own = self._asked(facts, self.own_grantees)
-            if not any(p.grantee is not None and p.forbids(own) for p in provisions):
+            named = [p for p in provisions if p.grantee is not None and not p.permit]
+            if not named or not self._forbidden(named, facts):
                 return Admitted("self")
+        if not provisions and patient != self.emergency_patient:
+            return None
         asked = self._asked(facts, self.grantees)
         if self.grants:
             permits = tuple(p.id for p in provisions if isinstance(p.covers(asked), Success))
@@ -142,6 +144,10 @@ class EveryPatient:
                 p.purposes is not None and p.forbids(asked) for p in provisions):
             return Admitted("break-glass")
         return None
+
+    def _forbidden(self, named: Sequence[Provision], facts: ResourceFacts) -> bool:
+        own = self._asked(facts, self.own_grantees)
+        return any(p.forbids(own) for p in named)
 
     def reason(self, facts: ResourceFacts, provisions: Sequence[Provision]) -> str:
         """Why no door opened, in one sentence for the audit."""
@@ -172,6 +178,8 @@ _STRENGTH: Mapping[Basis, int] = {
 def strongest(admitted: Iterable[Admitted]) -> Admitted:
     """Several admissions as one: the basis that must be told most loudly, and every permit used."""
     parts = list(admitted)
+    if len(parts) == 1:
+        return parts[0]
     basis = max((part.basis for part in parts), key=_STRENGTH.__getitem__)
     return Admitted(basis, tuple(dict.fromkeys(id_ for part in parts for id_ in part.provision_ids)))
 
@@ -218,8 +226,9 @@ def scope_clauses(grant: Grant, role: Role, type_: str, letter: str) -> tuple[Sc
                 clauses.append(ScopeClause(grant.launch_patient, scope.criteria))
         elif (grant.user is None) == (scope.context == "system"):
             clauses.append(ScopeClause(None, scope.criteria))
-    if any(clause == ScopeClause() for clause in clauses):
-        return (ScopeClause(),)
+    whole = next((clause for clause in clauses if clause.patient is None and not clause.criteria), None)
+    if whole is not None:
+        return (whole,)
     return tuple(dict.fromkeys(clauses))
 
 

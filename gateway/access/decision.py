@@ -82,11 +82,14 @@ def decide(request: Request, grant: Grant, provisions: Sequence[Provision], now_
         return Deny("scope", f"no such role: {grant.role}")
     if now_ms >= grant.expires_ms:
         return Deny("scope", "the token has expired")
-    if not sides or len({side.type for side, _ in sides}) != 1:
+    if not sides:
         return Deny("permission", "nothing to decide on")
-    clauses = scope_clauses(grant, role, sides[0][0].type, letter)
+    type_ = sides[0][0].type
+    if sides[-1][0].type != type_:
+        return Deny("permission", "an update changes no type")
+    clauses = scope_clauses(grant, role, type_, letter)
     if not clauses:
-        return Deny("scope", f"{sides[0][0].type}.{letter} is outside the token's scopes")
+        return Deny("scope", f"{type_}.{letter} is outside the token's scopes")
     admitted = []
     for side, matcher in sides:
         if not any(clause.admits(side, matcher) for clause in clauses):

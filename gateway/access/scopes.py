@@ -81,7 +81,10 @@ class ScopeSet:
 
     def allows(self, type_: str, letter: str, context: Context | None = None) -> bool:
         """Whether any scope names ``type_`` and ``letter`` (perhaps only for some resources of the type)."""
-        return any(letter in scope.letters and context in (None, scope.context) for scope in self.of(type_))
+        for scope in self.of(type_):
+            if letter in scope.letters and (context is None or context == scope.context):
+                return True
+        return False
 
     def criteria(self, type_: str, letter: str, context: Context | None = None) -> tuple[tuple[Criterion, ...], ...]:
         """Alternatives of which a resource must meet one: the empty one is met by all; without any, nothing passes."""
