@@ -6,9 +6,9 @@ https://hl7.org/fhir/R4/search.html#ptypes
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 
 from gateway.fhir.query import DateFact, Facts, HashFact, NumberFact
 from gateway.fhir.search_dates import Range, element_range, ladder_texts
@@ -202,8 +202,8 @@ def bounded(value: Json) -> float | None:
     """A JSON number as a float within a double's range; None for anything else."""
     if type(value) in (dict, list, str, bool) or value is None:
         return None
-    found = float(Decimal(str(value)))
-    return max(-_LIMIT, min(_LIMIT, found))
+    found = float(str(value)) if type(value) is int else float(value)
+    return found if -_LIMIT <= found <= _LIMIT else math.copysign(_LIMIT, found)
 
 
 def quantity(value: Json) -> Iterable[Amount]:

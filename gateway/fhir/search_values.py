@@ -117,7 +117,7 @@ class SearchExtractor:
         if len(hashed) == len(plan.components):
             return partial(_hashed_together, plan.key, hashed)
         values = [walker(source.steps) for source in last.sources]
-        return partial(_ranged_together, plan.key, hashed, values, _dates if last.type == "date" else _numbers)
+        return partial(_ranged_together, plan.key, hashed, values, last.type)
 
     def _part(self, component: Component) -> Callable[[Json], list[str]]:
         """The texts of one component; a system alone is not asked for within a composite."""
@@ -194,19 +194,27 @@ def _resources(key: str, expression: Expression, targets: frozenset[str], resour
 
 
 def _hashed_together(key: str, parts: Sequence[Callable[[Json], list[str]]], focus: Json, sheet: Sheet) -> None:
-    if type(focus) is dict:
-        for texts in product(*(part(focus) for part in parts)):
+    if type(focus) is not dict:
+        return
+    last = parts[-1](focus)
+    if last:
+        for texts in product(*(part(focus) for part in parts[:-1]), last):
             sheet.hashes[key, PART.join(texts)] = None
 
 
 def _ranged_together(key: str, parts: Sequence[Callable[[Json], list[str]]],
-                     walks: Sequence[Callable[[Json], list[Json]]], writer: Callable[[str], Writer],
-                     focus: Json, sheet: Sheet) -> None:
+                     walks: Sequence[Callable[[Json], list[Json]]], kind: str, focus: Json, sheet: Sheet) -> None:
     if type(focus) is not dict:
         return
     values = [value for walk in walks for value in walk(focus)]
-    if values:
-        for texts in product(*(part(focus) for part in parts)):
-            write = writer(PART.join((key, *texts)))
-            for value in values:
-                write(value, sheet)
+    if not values:
+        return
+    keys = [PART.join((key, *texts)) for texts in product(*(part(focus) for part in parts))]
+    for value in values:
+        if kind == "date":
+            found = emit.dated(value)
+            if found is not None:
+                sheet.dates.update(dict.fromkeys([(one, *found) for one in keys]))
+        else:
+            for amount in emit.quantity(value):
+                sheet.numbers.update(dict.fromkeys([(one, *amount) for one in keys]))
