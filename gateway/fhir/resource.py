@@ -116,8 +116,7 @@ def stamp(resource: Resource, logical_id: str, version_id: str | int, last_updat
 
 def format_instant(ms: int) -> str:
     """Epoch milliseconds as a FHIR instant in UTC with milliseconds."""
-    moment = _EPOCH + timedelta(milliseconds=ms)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z".rjust(24, "0")
+    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def parse_instant(text: str) -> int:

@@ -19,12 +19,14 @@ _NAMES = (
     "pre ul ol li dl dt dd table caption thead tfoot tbody colgroup col tr th td a img map area "
     "tt i b big small strike s u font hr bdo")
 _PROPERTIES = (
-    "id class style title lang dir xml:lang xml:space accesskey tabindex align valign char charoff width height "
+    "id class style title lang dir accesskey tabindex align valign char charoff width height "
     "span abbr axis headers scope rowspan colspan nowrap bgcolor border frame rules cellspacing cellpadding summary "
     "href name charset type hreflang rel rev shape coords target src alt longdesc usemap ismap hspace vspace cite "
     "start value compact clear size noshade color face nohref")
-_ELEMENTS = frozenset(_NAMES.split())
-_ATTRIBUTES = frozenset(_PROPERTIES.split())
+_QUALIFIED = frozenset(f"{_NAMESPACE} {name}" for name in _NAMES.split())
+_IMAGE = f"{_NAMESPACE} img"
+_XML = "http://www.w3.org/XML/1998/namespace"
+_ATTRIBUTES = frozenset(_PROPERTIES.split()) | {f"{_XML} lang", f"{_XML} space"}
 _LINKS = frozenset({"href", "src", "cite", "longdesc", "usemap"})
 _SCHEME = re.compile(r"[\s\x00-\x20]*([A-Za-z][A-Za-z0-9+.\-\s]*):")
 _ACTIVE = frozenset({"javascript", "vbscript", "data"})
@@ -50,39 +52,37 @@ def narrative_problem(value: Any) -> str | None:
 
 
 class _Reader:
-    __slots__ = ("content", "depth", "parser")
+    __slots__ = ("content", "parser")
 
     def __init__(self) -> None:
         self.content = False
-        self.depth = 0
         self.parser = expat.ParserCreate(namespace_separator=" ")
-        self.parser.StartElementHandler = self.start
+        self.parser.StartElementHandler = self.root
         self.parser.CharacterDataHandler = self.text
         self.parser.StartDoctypeDeclHandler = self.doctype
         self.parser.ProcessingInstructionHandler = self.instruction
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        self.depth += 1
-        namespace, _, local = name.rpartition(" ")
-        if namespace != _NAMESPACE:
-            raise _RefusedError(f"element {local[:40]!r} is not in the XHTML namespace (txt-1)")
-        if self.depth == 1 and local != "div":
+    def root(self, name: str, attributes: dict[str, str]) -> None:
+        self.start(name, attributes)
+        if name != f"{_NAMESPACE} div":
             raise _RefusedError("the root must be a <div> (txt-1)")
-        if local not in _ELEMENTS:
+        self.parser.StartElementHandler = self.start
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if name not in _QUALIFIED:
+            namespace, _, local = name.rpartition(" ")
+            if namespace != _NAMESPACE:
+                raise _RefusedError(f"element {local[:40]!r} is not in the XHTML namespace (txt-1)")
             raise _RefusedError(f"element {local[:40]!r} is not allowed in a narrative (txt-1)")
-        if local == "img":
+        if name == _IMAGE:
             self.content = True
-        for full, value in attributes.items():
-            namespace, _, attribute = full.rpartition(" ")
-            if namespace == "http://www.w3.org/XML/1998/namespace":
-                attribute = f"xml:{attribute}"
-            elif namespace:
-                raise _RefusedError(f"attribute {attribute[:40]!r} is of another namespace (txt-1)")
+        for attribute, value in attributes.items():
             if attribute not in _ATTRIBUTES:
-                raise _RefusedError(f"attribute {attribute[:40]!r} is not allowed in a narrative (txt-1)")
-            if attribute in _LINKS and _active(value, image=local == "img" and attribute == "src"):
-                raise _RefusedError(f"attribute {attribute!r} holds an active URL")
-            if attribute == "style" and _ACTIVE_STYLE.search(value):
+                raise _RefusedError(f"attribute {attribute.rpartition(' ')[2][:40]!r} is not allowed (txt-1)")
+            if attribute in _LINKS:
+                if _active(value, image=name == _IMAGE and attribute == "src"):
+                    raise _RefusedError(f"attribute {attribute!r} holds an active URL")
+            elif attribute == "style" and _ACTIVE_STYLE.search(value):
                 raise _RefusedError("a style may not be active")
 
     def text(self, data: str) -> None:

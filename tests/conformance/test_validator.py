@@ -89,7 +89,7 @@ SNAKE = {
     "unsigned_int": "unsignedInt",
 }
 LENIENT = {("xhtml.valid", '""'), ("base64_binary.valid", "null")}
-"""google/fhir's parser takes an empty narrative, R4's txt-2 does not; a lone null is a matter of the array around it."""
+"""google/fhir's parser takes an empty narrative, R4's txt-2 does not; a lone null is judged with its array."""
 
 
 @needs_shared
