@@ -13,6 +13,7 @@ from gateway.errors import FHIRPathError
 from gateway.fhir.fhirpath import node as tree
 from gateway.fhir.fhirpath import operators
 from gateway.fhir.fhirpath.evaluation import Env, Evaluator, Function
+from gateway.fhir.fhirpath.functions_boundary import BOUNDARY_FUNCTIONS, sort
 from gateway.fhir.fhirpath.functions_collection import COLLECTION_FUNCTIONS
 from gateway.fhir.fhirpath.functions_fhir import FHIR_FUNCTIONS
 from gateway.fhir.fhirpath.functions_text import TEXT_FUNCTIONS
@@ -40,6 +41,7 @@ FUNCTIONS: Mapping[str, tuple[int, int, Function]] = {
     **TEXT_FUNCTIONS,
     **VALUE_FUNCTIONS,
     **FHIR_FUNCTIONS,
+    **BOUNDARY_FUNCTIONS,
 }
 URLS: Mapping[str, str] = {
     "ucum": "http://unitsofmeasure.org",
@@ -107,6 +109,8 @@ def _type_root(this: Item, name: str, env: Env) -> list[Item]:
 
 
 def _call(ast: Call) -> Evaluator:
+    if ast.name == "sort":
+        return _sort(ast)
     known = FUNCTIONS.get(ast.name)
     if known is None:
         raise FHIRPathError(f"FHIRPath: no function called {ast.name}()")
@@ -116,6 +120,15 @@ def _call(ast: Call) -> Evaluator:
     left = compile_tree(ast.left)
     args = tuple(compile_tree(one) for one in ast.args)
     return lambda this, env: function(left(this, env), args, this, env)
+
+
+def _sort(ast: Call) -> Evaluator:
+    """A minus before a key of sort() is its direction, not arithmetic."""
+    left, keys = compile_tree(ast.left), []
+    for key in ast.args or (This(),):
+        descending = isinstance(key, Sign) and key.operator == "-"
+        keys.append((compile_tree(key.operand if isinstance(key, Sign) and descending else key), descending))
+    return lambda this, env: sort(left(this, env), keys, env)
 
 
 def _type_test(ast: TypeTest) -> Evaluator:

@@ -18,6 +18,8 @@ from gateway.fhir.fhirpath.evaluation import Env, Evaluator, Function, integer_a
 from gateway.fhir.fhirpath.node import Item
 from gateway.fhir.fhirpath.operators import as_text, singleton, system
 
+_BARE_QUOTE = re.compile(r'(?<!\\)"')
+
 
 def text_of(items: list[Item]) -> str | None:
     """The one text of the input, None of nothing. FHIRPathError for what is not text."""
@@ -130,8 +132,9 @@ def _unescape(text: str, target: str) -> str:
     if target == "html":
         return html.unescape(text)
     if target == "json":
+        quoted = '"' + _BARE_QUOTE.sub(r'\\"', text) + '"'
         try:
-            return str(json.loads(f'"{text}"', strict=False))
+            return str(json.loads(quoted, strict=False))
         except ValueError as error:
             raise FHIRPathError("FHIRPath: the text is not escaped JSON") from error
     raise FHIRPathError(f"FHIRPath: no escaping called {target!r}")

@@ -14,6 +14,7 @@ from gateway.fhir.fhirpath.node import Item, Json, Node
 from gateway.fhir.fhirpath.values import (
     Quantity,
     Temporal,
+    canonical_unit,
     comparable,
     compare_temporal,
     parse_temporal,
@@ -284,9 +285,9 @@ def arithmetic(operator: str, left: Sequence[Item], right: Sequence[Item]) -> li
         if type(one) is str:
             one = parse_temporal(one) or one
         if type(one) is Temporal:
+            if other.duration_unit() is None or other.unit in ("a", "mo"):
+                raise FHIRPathError(f"FHIRPath: {other} is no calendar duration")
             moved = shift(one, other, 1 if operator == "+" else -1)
-            if moved is None and other.duration_unit() is None:
-                raise FHIRPathError(f"FHIRPath: {other} is no length of time")
             return [] if moved is None else [moved]
     if type(one) is Quantity or type(other) is Quantity:
         return _quantity_arithmetic(operator, one, other)
@@ -327,6 +328,10 @@ def _quantity_arithmetic(operator: str, one: Item, other: Item) -> list[Item]:
         sum_of = values[0] + values[1] if operator == "+" else values[0] - values[1]
         return [Quantity(sum_of, left.unit, left.calendar)]
     if operator == "*":
+        if left.unit != right.unit and "1" not in (left.unit, right.unit):
+            values, base = comparable(left, right), canonical_unit(left)
+            if values is not None and base is not None:
+                return [Quantity(values[0] * values[1], f"{base}2")]
         units = [unit for unit in (left.unit, right.unit) if unit != "1"]
         square = f"{units[0]}2" if len(units) == 2 and units[0] == units[1] else ".".join(units) or "1"
         return [Quantity(left.value * right.value, square)]

@@ -178,6 +178,12 @@ def comparable(left: Quantity, right: Quantity) -> tuple[Decimal, Decimal] | Non
     return one[0], other[0]
 
 
+def canonical_unit(quantity: Quantity) -> str | None:
+    """The unit ``comparable`` converts to, None where it converts nothing."""
+    found = _canonical(quantity)
+    return None if found is None else found[1]
+
+
 _METRIC = {
     "k": Decimal(1000), "h": Decimal(100), "da": Decimal(10), "d": Decimal("0.1"), "c": Decimal("0.01"),
     "m": Decimal("0.001"), "u": Decimal("0.000001"), "n": Decimal("0.000000001"), "": Decimal(1),
@@ -208,6 +214,8 @@ def shift(value: Temporal, amount: Quantity, sign: int) -> Temporal | None:
     if unit is None:
         return None
     count = amount.value * sign
+    if unit not in ("second", "millisecond"):
+        count = Decimal(int(count))
     fields = list(value.fields)
     if value.kind == "Time":
         return _shift_time(value, unit, count)
@@ -223,7 +231,7 @@ def shift(value: Temporal, amount: Quantity, sign: int) -> Temporal | None:
             fields[1] = month + 1
         if len(fields) > 2:
             fields[2] = min(int(fields[2]), _calendar.monthrange(year, month + 1)[1])
-        return _written(value, tuple(fields))
+        return written(value, tuple(fields))
     if len(fields) < 3:
         days = int(count * _SECONDS[unit] / 86400)
         whole = days // 30 if len(fields) == 2 else days // 365
@@ -244,7 +252,7 @@ def shift(value: Temporal, amount: Quantity, sign: int) -> Temporal | None:
     moved: tuple[int | Decimal, ...] = (
         moment.year, moment.month, moment.day, moment.hour, moment.minute, left_over,
     )
-    return _written(value, moved[: len(fields)])
+    return written(value, moved[: len(fields)])
 
 
 def _shift_time(value: Temporal, unit: str, count: Decimal) -> Temporal | None:
@@ -255,10 +263,11 @@ def _shift_time(value: Temporal, unit: str, count: Decimal) -> Temporal | None:
     if total < 0:
         total += 86400
     moved: tuple[int | Decimal, ...] = (int(total // 3600), int(total % 3600 // 60), total % 60)
-    return _written(value, moved[: len(value.fields)])
+    return written(value, moved[: len(value.fields)])
 
 
-def _written(like: Temporal, fields: tuple[int | Decimal, ...]) -> Temporal:
+def written(like: Temporal, fields: tuple[int | Decimal, ...]) -> Temporal:
+    """``fields`` as a Temporal of the kind and zone of ``like``."""
     date = [] if like.kind == "Time" else [f"{int(fields[0]):04}", *(f"{int(part):02}" for part in fields[1:3])]
     clock = fields if like.kind == "Time" else fields[3:]
     parts = [f"{int(part):02}" for part in clock[:2]]

@@ -79,6 +79,9 @@ def holds(expression: str, value: Any, resource: Any = None) -> bool:
         ("%ucum", ["http://unitsofmeasure.org"]),
         ("code.coding.memberOf('http://x')", []),
         ("descendants().ofType(Quantity).count()", [1]),
+        ("(3 | 1 | 2).sort(-$this)", [3, 2, 1]),
+        ("@2012-02.highBoundary() = @2012-02-29", [True]),
+        ("1.587.lowBoundary(2) = 1.58", [True]),
     ],
 )
 def test_an_expression_gives_what_n1_says(expression: str, outcome: list[Any]) -> None:

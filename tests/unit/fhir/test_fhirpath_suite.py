@@ -17,8 +17,8 @@ from gateway.fhir.fhirpath.model import DefinitionsModel
 from gateway.fhir.fhirpath.operators import as_text, boolean
 from tests.shared_data import SHARED, needs_shared
 
-FLOOR = 499
-"""Of 556. What is missed are functions and type rules later than N1 and strict-mode semantic errors."""
+FLOOR = 543
+"""Of 556. Missed: five static type errors, three readings of as(), five of bounds and fractions of a second."""
 
 
 def _text(item: Any) -> str:
