@@ -113,6 +113,11 @@ FOCI: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         gender=text("male"),
     ),
 }
+PATHS = st.lists(st.fixed_dictionaries({"path": text("X", "X.a", "X.b.c", "Y", "Y.a", "Xa")}), max_size=3)
+STRUCTURE = st.fixed_dictionaries(
+    {"resourceType": st.just("StructureDefinition"), "kind": text("logical", "resource"), "type": text("X", "Y"),
+     "snapshot": st.fixed_dictionaries({"element": PATHS.filter(bool)}),
+     "differential": st.fixed_dictionaries({"element": PATHS.filter(bool)})})
 BY_KEY = {
     constraint.key: (constraint, focus) for constraint, focus in CONSTRAINTS.values() if constraint.expression in NATIVE
 }
@@ -120,7 +125,7 @@ BY_KEY = {
 
 def test_every_native_test_is_compared_here() -> None:
     # que-7 says `Boolean` where FHIR's type is `boolean`: its divergence has a test of its own below.
-    assert set(FOCI) | {"que-7"} == set(BY_KEY)
+    assert set(FOCI) | {"que-7", "sdf-8", "sdf-8a"} == set(BY_KEY)
 
 
 @pytest.mark.parametrize("key", sorted(FOCI))
@@ -140,6 +145,29 @@ def test_native_tests_answer_as_fhirpath_does(key: str) -> None:
         assert native(value, run) == reference(value, run)
 
     compare()
+
+
+@settings(max_examples=150, deadline=None)
+@given(STRUCTURE)
+def test_paths_of_a_structure_definition_answer_as_fhirpath_does(resource: dict[str, Any]) -> None:
+    for key, part in (("sdf-8", "snapshot"), ("sdf-8a", "differential")):
+        constraint, focus = BY_KEY[key]
+        native = compile_constraint(constraint, focus, MODEL)
+        reference = compile_constraint(constraint, focus, MODEL, native=False)
+        run = Run(resource, MODEL)
+        assert native(resource[part], run) == reference(resource[part], run), key
+
+
+def test_many_components_are_compared_in_linear_time() -> None:
+    """obs-7 on a hostile Observation."""
+    codings = [{"system": "s", "code": str(i)} for i in range(5000)]
+    components = [{"code": {"coding": [{"system": "t", "code": str(i)}]}} for i in range(5000)]
+    resource = {"resourceType": "Observation", "valueString": "x", "code": {"coding": codings}, "component": components}
+    constraint, focus = BY_KEY["obs-7"]
+    holds = compile_constraint(constraint, focus, MODEL)
+    assert holds(resource, Run(resource, MODEL))
+    components[4999]["code"]["coding"][0]["system"] = "s"
+    assert not holds(resource, Run(resource, MODEL))
 
 
 @pytest.mark.parametrize(
