@@ -64,17 +64,17 @@ def node_command() -> tuple[str, list[str]]:
     return node, [node, str(npm_script)]
 
 
-def install(*, development: bool) -> str:
+def install(*, foundry: bool) -> str:
     """Bring `node_modules` to what `package-lock.json` says, if it is not; return the Node executable.
 
-    :param development: Foundry too
+    :param foundry: the test runner too, where npm has one for this platform
     :raises CompileRefused: no Node, or npm could not install
     """
     node, npm = node_command()
-    if not _installed(development=development):
+    if not _installed(foundry=foundry):
         command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        if not development:
-            command.append("--omit=dev")
+        if not foundry:
+            command.append("--omit=optional")
         run = subprocess.run(  # a fixed command
             command, cwd=HOME, env=_environment(node), capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
         )
@@ -83,14 +83,18 @@ def install(*, development: bool) -> str:
     return node
 
 
-def _installed(*, development: bool) -> bool:
-    manifest = json.loads((HOME / "package.json").read_text())
-    wanted = dict(manifest["dependencies"], **(manifest["devDependencies"] if development else {}))
+def _installed(*, foundry: bool) -> bool:
+    wanted = json.loads((HOME / "package.json").read_text())["dependencies"]
     for name, version in wanted.items():
         package = HOME / "node_modules" / name / "package.json"
         if not package.is_file() or json.loads(package.read_text())["version"] != version:
             return False
-    return True
+    return bool(_forge_binaries()) if foundry else True
+
+
+def _forge_binaries() -> list[Path]:
+    """The platform's own forge: the package around it needs its install script, this one needs nothing."""
+    return sorted((HOME / "node_modules" / "@foundry-rs").glob("forge-*/bin/forge*"))
 
 
 def _environment(node: str) -> dict[str, str]:
@@ -133,7 +137,7 @@ def compile_all() -> dict[str, dict[str, Any]]:
 
     :raises CompileRefused: no compiler, or it has something to say about the sources
     """
-    node = install(development=False)
+    node = install(foundry=False)
     request = {
         "language": "Solidity",
         "sources": {path: {"content": text} for path, text in sorted(_all_sources().items())},
@@ -187,8 +191,8 @@ def forge(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
     :raises CompileRefused: forge is not to be had on this platform
     """
-    node = install(development=True)
-    binaries = sorted((HOME / "node_modules" / "@foundry-rs").glob("forge-*/bin/forge*"))
+    node = install(foundry=True)
+    binaries = _forge_binaries()
     if not binaries:
         raise CompileRefused("npm has no forge for this platform")
     return subprocess.run(  # a fixed command
