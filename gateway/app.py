@@ -25,6 +25,7 @@ from gateway.access.typed_data import Domain
 from gateway.audit import Audit, AuditEntry
 from gateway.config import Settings, load_settings
 from gateway.crypto.index_hash import IndexHasher
+from gateway.crypto.key_rotation import settle_root_file
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import load_or_create_root, root_file
 from gateway.errors import Misconfigured
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 LOG = logging.getLogger("gateway")
-KEY_STORE = "keystore.db"
-ROOT_KEY = "root.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +77,13 @@ def deployment(settings: Settings) -> Deployment:
 def open_ring(settings: Settings) -> KeyRing:
     """The key ring; root key and key store are made at the first start."""
     settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = settings.keys_dir / ROOT_KEY
+    path = settings.root_key_path
     if not path.exists() and settings.database_path.exists():
         raise Misconfigured(f"{path} is missing but {settings.database_path} exists: restore the key from its backup")
     load_or_create_root(path)
-    return KeyRing(settings.keys_dir / KEY_STORE, root_file(path))
+    ring = KeyRing(settings.key_store_path, root_file(path))
+    settle_root_file(ring, path)  # a rotation that was cut short
+    return ring
 
 
 def open_database(settings: Settings, ring: KeyRing) -> Database:

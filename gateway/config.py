@@ -120,6 +120,14 @@ class Settings:
         return self.data_dir / "store" / "gateway.db"
 
     @property
+    def root_key_path(self) -> Path:
+        return self.keys_dir / "root.key"
+
+    @property
+    def key_store_path(self) -> Path:
+        return self.keys_dir / "keystore.db"
+
+    @property
     def chain_path(self) -> Path:
         return self.data_dir / "chain"
 

@@ -23,6 +23,7 @@ from gateway.crypto.key_store import new_key_id, now_ms
 from gateway.crypto.keys import KeyRing, secret_aad
 from gateway.crypto.root import LABELS, Label, Root, load_root, promote_root, stage_root, staged_path
 from gateway.crypto.wrap import KeyName, unwrap, wrap
+from gateway.errors import Misconfigured
 
 LASTING: Final[tuple[Label, ...]] = tuple(
     label for label in LABELS if label not in ("wrap", "key-store-page", "fingerprint"))
@@ -139,8 +140,17 @@ def rotate_root_file(ring: KeyRing, path: Path) -> Root:
 
 
 def settle_root_file(ring: KeyRing, path: Path) -> None:
-    """At start: finish a rotation of the root file that was cut short after the key store moved."""
-    if staged_path(path).exists() and ring.root == load_root(staged_path(path)):
+    """At start: finish a rotation of the root file that was cut short after the key store moved.
+
+    Safe while the rotation still runs elsewhere: what remains of it then is what is done here.
+    """
+    try:
+        staged = load_root(staged_path(path)) if staged_path(path).exists() else None
+    except Misconfigured:
+        if staged_path(path).exists():
+            raise
+        return  # it was promoted between the two looks
+    if staged is not None and ring.root == staged:
         ring.use_root(ring.root)
         promote_root(path)
 

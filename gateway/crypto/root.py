@@ -15,6 +15,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -127,8 +128,9 @@ def stage_root(path: Path) -> Root:
 
 
 def promote_root(path: Path) -> None:
-    """Let the staged root take the place of the present one, atomically and durably."""
-    os.replace(staged_path(path), path)
+    """Let the staged root take the place of the present one, atomically and durably; once, however many try."""
+    with suppress(FileNotFoundError):  # another process that saw the key store move was first
+        os.replace(staged_path(path), path)
     sync_folder(path.parent)
 
 
