@@ -25,11 +25,13 @@ _KEPT_AFTER_EXPIRY_MS: Final = 24 * 3_600_000
 
 # One statement, so that a token, whether its client and account still stand, and the revocation counter are of
 # one moment.
+# Subqueries rather than joins: measured 6 us against 26.
 _LOOKUP: Final = """
-SELECT d.value, t.revoked_ms, c.closed_ms, a.closed_ms, c.id, t.id, t.client, t.client_kind, t.user, t.role, t.scope,
+SELECT (SELECT value FROM decision_seq), t.revoked_ms,
+  (SELECT coalesce(c.closed_ms, 0) FROM client c WHERE c.id=t.client),
+  (SELECT a.closed_ms FROM account a WHERE a.fhir_user=t.user), t.id, t.client, t.client_kind, t.user, t.role, t.scope,
   t.patient, t.purpose, t.grantees, t.expires_ms, t.reason, t.operator
-FROM decision_seq d LEFT JOIN token t ON t.hash=? LEFT JOIN client c ON c.id=t.client
-  LEFT JOIN account a ON a.fhir_user=t.user"""
+FROM token t WHERE t.hash=?"""
 _STANDING: Final = 4  # columns before the facts of the token itself
 
 
@@ -95,17 +97,17 @@ class TokenStore:
         if len(secret) != _LENGTH or not secret.startswith(PREFIX):
             raise _refused("malformed")
         hashed = self.hash(secret)
-        row: tuple[Any, ...] = next(connection.execute(_LOOKUP, (hashed,)))
+        row: tuple[Any, ...] | None = next(connection.execute(_LOOKUP, (hashed,)), None)
+        if row is None:
+            raise _refused("unknown")
         decision_seq, revoked_ms, client_closed_ms, account_closed_ms = row[:_STANDING]
         facts = row[_STANDING:]
-        client, token, expires_ms = facts[0], facts[1], facts[10]
-        if token is None:
-            raise _refused("unknown")
+        token, expires_ms = facts[0], facts[9]
         if revoked_ms is not None:
             raise _refused("revoked", token)
         if now_ms >= expires_ms:
             raise _refused("expired", token)
-        if client is None or client_closed_ms is not None:
+        if client_closed_ms != 0:  # None where the client's row is gone
             raise _refused("client-closed", token)
         if account_closed_ms is not None:
             raise _refused("account-closed", token)
@@ -156,7 +158,7 @@ def _revoke(connection: apsw.Connection, where: str, value: str | bytes, now_ms:
 
 
 def _built(facts: tuple[Any, ...]) -> Grant:
-    (_, token, client, kind, user, role, scope, patient, purpose, grantees, expires_ms, reason, operator) = facts
+    (token, client, kind, user, role, scope, patient, purpose, grantees, expires_ms, reason, operator) = facts
     return Grant(token_id=token, client_id=client, client_kind=kind, user=user, role=role, scopes=parse(scope),
                  patient=patient, purpose=purpose, grantees=tuple(grantees.split()), expires_ms=expires_ms,
                  break_glass_reason=reason, minted_by_operator=bool(operator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import json
 import logging
@@ -366,6 +367,13 @@ async def test_an_unknown_error_shows_an_id_alone(
     record = next(record for record in caplog.records if record.name == "gateway.oauth")
     assert record.__dict__["error_id"] == number
     assert signer.client_id not in str(record.__dict__)
+
+
+async def test_a_base_url_in_the_clear_beyond_this_machine_gives_no_token(hospital: Hospital, signer: Signer) -> None:
+    """SMART asks for TLS; the configured URL decides, never a header of the request."""
+    settings_ = dataclasses.replace(hospital.smart.settings, base_url="http://hospital.example/fhir")
+    object.__setattr__(hospital.smart, "settings", settings_)
+    _refused(await _post(hospital, signer.form(), headers={"X-Forwarded-Proto": "https"}), "insecure_transport")
 
 
 # Revocation (RFC 7009) and introspection (RFC 7662, acceptance 21)
