@@ -2,7 +2,7 @@
 
 Owns the one lock around the EVM, and the miner's thread: transactions that arrive within ``GROUP_S`` share a block, and
 ``settle`` waits until what was taken is on disk. Block times are the wall clock's and strictly increase; a burst may
-run ``LEAD_S`` seconds ahead of the clock before the next block waits for it.
+run ``lead_s`` seconds ahead of the clock before the next block waits for it.
 Refuses, in geth's words: other chains' ids, unprotected or unfunded transactions, high-s signatures, spent nonces.
 """
 
@@ -33,9 +33,10 @@ HALF_N: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20
 class Node:
     """Safe for many threads."""
 
-    def __init__(self, path: Path, genesis_accounts: Sequence[bytes], *,
+    def __init__(self, path: Path, genesis_accounts: Sequence[bytes], *, lead_s: float = LEAD_S,
                  clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._lead_s = lead_s
         self._store = ChainStore(path)
         self._evm = Evm(self._store, genesis_accounts, clock)
         self._pool = Pool()
@@ -140,7 +141,7 @@ class Node:
                     self._changed.wait()
                 if self._closing:
                     return
-                lead = self._evm.head.timestamp + 1 - LEAD_S - self._clock()
+                lead = self._evm.head.timestamp + 1 - self._lead_s - self._clock()
             time.sleep(max(GROUP_S, min(lead, 1.0)))
             if lead > GROUP_S:
                 continue

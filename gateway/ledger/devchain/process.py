@@ -21,14 +21,15 @@ from typing import Final
 from gateway.errors import Misconfigured
 from gateway.ledger.devchain.accounts import ensure_accounts
 from gateway.ledger.devchain.http import Door
-from gateway.ledger.devchain.node import Node
+from gateway.ledger.devchain.node import LEAD_S, Node
 from gateway.ledger.devchain.rpc import Rpc
 
 FILE_NAME: Final = "chain.sqlite"
 
 
 def serve(*, data_dir: Path, keys_file: Path, host: str, port: int,
-          ready: Callable[[str, int, int], None] | None = None, with_parent: bool = False) -> None:
+          ready: Callable[[str, int, int], None] | None = None, with_parent: bool = False,
+          lead_s: float = LEAD_S) -> None:
     """Serve until told to stop; ``ready(url, chain id, head)`` is called once requests are answered.
 
     ``Misconfigured``: not loopback, the data is in use or damaged, other keys, port taken. Only in a main thread are
@@ -37,7 +38,7 @@ def serve(*, data_dir: Path, keys_file: Path, host: str, port: int,
     if host != "localhost" and not _is_loopback(host):
         raise Misconfigured(f"the embedded chain listens on loopback only, not on {host}")
     accounts = ensure_accounts(keys_file)
-    node = Node(data_dir / FILE_NAME, [bytes.fromhex(a.address[2:]) for a in accounts])
+    node = Node(data_dir / FILE_NAME, [bytes.fromhex(a.address[2:]) for a in accounts], lead_s=lead_s)
     try:
         try:
             door = Door(host, port, Rpc(node))
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="0: any free one")
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
+    parser.add_argument("--lead-s", type=float, default=LEAD_S,
+                        help="how far a burst of blocks may run ahead of the clock (tests: much)")
     given = parser.parse_args(arguments)
     started = time.monotonic()
 
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         serve(data_dir=given.data_dir, keys_file=given.keys_file, host=given.host, port=given.port, ready=ready,
-              with_parent=given.with_parent)
+              with_parent=given.with_parent, lead_s=given.lead_s)
     except Misconfigured as error:
         print(f"devchain: {error}", file=sys.stderr)
         return 2
