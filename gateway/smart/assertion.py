@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import apsw
-from authlib.oauth2.rfc6749.errors import InvalidClientError  # type: ignore[import-untyped]  # Authlib has no types
+from authlib.oauth2.rfc6749.errors import InvalidClientError
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.util import urlsafe_b64decode
