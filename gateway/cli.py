@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--name", required=True)
     add.add_argument("--jwks", required=True, metavar="FILE|URL")
     add.add_argument("--scope", required=True)
+    add.add_argument("--purpose", action="append", help="v3-ActReason code its tokens may carry; TREAT when absent")
     add.add_argument("--kind", choices=("feed", "backend", "app"), default="backend",
                      help="feed: this hospital's own system; backend: a foreign one (default)")
     add.set_defaults(run=_client_add)
@@ -169,7 +170,8 @@ def _token(given: argparse.Namespace) -> int:
 def _client_add(given: argparse.Namespace) -> int:
     from gateway.smart.clients import add_client
 
-    print(add_client(_smart(_settings()), name=given.name, kind=given.kind, scope=given.scope, jwks=given.jwks))
+    print(add_client(_smart(_settings()), name=given.name, kind=given.kind, scope=given.scope, jwks=given.jwks,
+                     purposes=given.purpose or ["TREAT"]))
     return 0
 
 

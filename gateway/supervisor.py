@@ -18,6 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Child:
             if self.process is not None and time.monotonic() - self.started_s > 30:
                 self.failures = 0
             return False
-        return time.monotonic() - self.started_s > min(10.0, 0.2 * 2 ** self.failures)
+        return time.monotonic() - self.started_s > min(10.0, 0.2 * (1 << min(self.failures, 8)))
 
 
 class Supervisor:
@@ -69,8 +70,8 @@ class Supervisor:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = self._lock()
         listener = self._listen()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        for signalled in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signalled, self._stop)
         metrics = settings.data_dir / "run" / "metrics"
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir(parents=True)
@@ -144,8 +145,7 @@ class Supervisor:
             return True
         return False
 
-    def _wait_for(self, done: object, what: str, child: Child) -> None:
-        assert callable(done)  # noqa: S101
+    def _wait_for(self, done: Callable[[], bool], what: str, child: Child) -> None:
         end = time.monotonic() + _START_TIMEOUT_S
         while not done() and not self._stopping:
             self._revive()

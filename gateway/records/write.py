@@ -10,8 +10,6 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
-
 import apsw
 
 from gateway import audit
@@ -257,8 +255,8 @@ async def create(node: Node, caller: Caller, type_: str, resource: Resource, *, 
     validated(node, resource, type_)
     id_ = str(uuid.uuid4())
     made = draft(node, caller, resource, id_)
-    return await _carried_out(node, caller, "c", "create", hook,
-                              lambda now: prepare_create(node, now, node.database.reader, made, id_))
+    return _stored(await _carried_out(node, caller, "c", "create", hook,
+                                      lambda now: prepare_create(node, now, node.database.reader, made, id_)))
 
 
 async def update(node: Node, caller: Caller, type_: str, id_: str, resource: Resource, *, if_match: str | None,
@@ -280,7 +278,12 @@ async def update(node: Node, caller: Caller, type_: str, id_: str, resource: Res
             raise PreconditionFailed(f"If-None-Match: {type_}/{id_} exists")
         return prepared
 
-    return await _carried_out(node, caller, "u", "update", hook, prepare)
+    return _stored(await _carried_out(node, caller, "u", "update", hook, prepare))
+
+
+def _stored(written: Written | None) -> Written:
+    assert written is not None  # noqa: S101  # only a deletion may find nothing to do
+    return written
 
 
 async def delete(node: Node, caller: Caller, type_: str, id_: str, *, if_match: str | None,
@@ -294,7 +297,7 @@ async def delete(node: Node, caller: Caller, type_: str, id_: str, *, if_match: 
 
 
 async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, hook: Hook | None,
-                       prepare: Callable[[Caller], Prepared | None]) -> Any:  # Any: Written, or None for delete
+                       prepare: Callable[[Caller], Prepared | None]) -> Written | None:
     async def attempt(caller: Caller) -> Written | None:
         try:
             prepared = prepare(caller)
