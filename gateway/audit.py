@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import apsw
@@ -55,6 +55,9 @@ class AuditEntry:
     token: str | None = None
 
 
+_FIELDS: Final = tuple(field.name for field in fields(AuditEntry))
+
+
 @dataclass(frozen=True, slots=True)
 class SealedRow:
     """A row ready to be appended in the commit of what it tells."""
@@ -83,10 +86,8 @@ class Audit:
         self._ring = ring
         self._custodian = custodian.encode()
         self._ciphers: dict[bytes, AESGCM] = {}
-        self._current: dict[str, tuple[bytes, AESGCM]] = {}
 
-    def _cipher(self, keys: bytes) -> AESGCM:
-        material = self._ring.open_keys(keys)
+    def _cipher(self, material: bytes) -> AESGCM:
         cipher = self._ciphers.get(material)
         if cipher is None:
             if len(self._ciphers) >= _CIPHERS_MAX:
@@ -97,16 +98,17 @@ class Audit:
 
     def seal(self, entry: AuditEntry, patient: str | None) -> SealedRow:
         """Seal ``entry`` under the audit key of ``patient`` (a logical id), or the custodian's own."""
-        keys = self._ring.category_keys((patient,) if patient else (), GROUP).refs
+        keys = self._ring.category_keys((patient,) if patient else (), GROUP)
         nonce = os.urandom(12)
-        body = orjson.dumps({name: value for name, value in asdict(entry).items() if value})
-        sealed = nonce + self._cipher(keys).encrypt(nonce, body, self._aad(entry.time_ms, keys))
-        return SealedRow(patient, entry.time_ms, keys, sealed)
+        body = orjson.dumps({name: value for name in _FIELDS if (value := getattr(entry, name))})
+        sealed = nonce + self._cipher(keys.material).encrypt(nonce, body, self._aad(entry.time_ms, keys.refs))
+        return SealedRow(patient, entry.time_ms, keys.refs, sealed)
 
     def open(self, row: StoredRow) -> AuditEntry:
         """The entry of a stored row. Raises BlockCorrupt, or KeyDestroyed after an erasure."""
         try:
-            body = self._cipher(row.keys).decrypt(row.sealed[:12], row.sealed[12:], self._aad(row.time_ms, row.keys))
+            cipher = self._cipher(self._ring.open_keys(row.keys))
+            body = cipher.decrypt(row.sealed[:12], row.sealed[12:], self._aad(row.time_ms, row.keys))
         except InvalidTag as error:
             raise BlockCorrupt("an audit row does not open") from error
         fields: dict[str, Any] = orjson.loads(body)
@@ -132,7 +134,7 @@ def append(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
     """Append rows to the chain inside the open transaction."""
     previous = GENESIS
     for (value,) in connection.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1"):
-        previous = bytes(value)  # type: ignore[arg-type]  # apsw types a column as any SQLite value
+        previous = bytes(value)
     for row in rows:
         previous = row_hash(previous, row.time_ms, row.keys, row.sealed)
         pk = journal.ensure_patient(connection, row.patient) if row.patient else None
@@ -145,21 +147,21 @@ _COLUMNS = "seq, time_ms, patient, keys, sealed, hash, run"
 
 def rows_of_patient(connection: apsw.Connection, patient: int, *, below: int, limit: int) -> list[StoredRow]:
     """Rows about one patient with ``seq < below``, newest first."""
-    return [StoredRow(*row) for row in connection.execute(  # type: ignore[arg-type]  # columns as declared
+    return [StoredRow(*row) for row in connection.execute(
         f"SELECT {_COLUMNS} FROM audit WHERE patient=? AND seq<? ORDER BY seq DESC LIMIT ?",  # noqa: S608
         (patient, below, limit))]
 
 
 def rows_of_all(connection: apsw.Connection, *, below: int, limit: int) -> list[StoredRow]:
     """Rows about anyone with ``seq < below``, newest first."""
-    return [StoredRow(*row) for row in connection.execute(  # type: ignore[arg-type]  # columns as declared
+    return [StoredRow(*row) for row in connection.execute(
         f"SELECT {_COLUMNS} FROM audit WHERE seq<? ORDER BY seq DESC LIMIT ?", (below, limit))]  # noqa: S608
 
 
 def row(connection: apsw.Connection, seq: int) -> StoredRow | None:
     """One row, or None."""
     for found in connection.execute(f"SELECT {_COLUMNS} FROM audit WHERE seq=?", (seq,)):  # noqa: S608
-        return StoredRow(*found)  # type: ignore[arg-type]  # columns as declared
+        return StoredRow(*found)
     return None
 
 
@@ -168,8 +170,8 @@ def first_broken_link(connection: apsw.Connection) -> int | None:
     previous, expected = GENESIS, 1
     for seq, time_ms, keys, sealed, value in connection.execute(
             "SELECT seq, time_ms, keys, sealed, hash FROM audit ORDER BY seq"):
-        previous = row_hash(previous, time_ms, keys, sealed)  # type: ignore[arg-type]  # columns as declared
+        previous = row_hash(previous, time_ms, keys, sealed)
         if seq != expected or previous != value:
-            return int(seq)  # type: ignore[arg-type]  # columns as declared
+            return int(seq)
         expected += 1
     return None

@@ -11,17 +11,25 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gateway.config import Settings, load_settings
-from gateway.errors import GatewayError, InputRefused
+from gateway.errors import GatewayError, InputRefused, Misconfigured
 
 if TYPE_CHECKING:
     from gateway.smart.issuer import Smart
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage exits with 64, sysexits' EX_USAGE: 2 means something to who runs ``verify``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. An error of ours is one line on stderr and exit 2."""
+    """Run one command; its exit code. An error of ours is one line on stderr and exit 2, wrong usage is 64."""
     given = _parser().parse_args(arguments)
     try:
         return int(given.run(given))
@@ -37,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gateway", description="A FHIR R4 gateway; settings are GATEWAY_* variables.")
+    parser = _Parser(prog="gateway", description="A FHIR R4 gateway; settings are GATEWAY_* variables.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="start everything and keep it running")
@@ -66,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--jwks", required=True, metavar="FILE|URL")
     add.add_argument("--scope", required=True)
     add.add_argument("--purpose", action="append", help="v3-ActReason code its tokens may carry; TREAT when absent")
-    add.add_argument("--kind", choices=("feed", "backend", "app"), default="backend",
-                     help="feed: this hospital's own system; backend: a foreign one (default)")
+    add.add_argument("--kind", choices=("feed", "backend", "app"), default="feed",
+                     help="feed: this hospital's own system (default); backend: a foreign one")
     add.set_defaults(run=_client_add)
     close = client.add_parser("close", help="refuse a client from now on")
     close.add_argument("id")
@@ -87,14 +95,18 @@ def _parser() -> argparse.ArgumentParser:
 
     imported = commands.add_parser("import", help="FHIR JSON, NDJSON and bundles, plain or gz")
     imported.add_argument("paths", nargs="+", type=Path)
-    imported.add_argument("--report", type=Path, help="write what was refused and why to this file")
+    imported.add_argument("--report", type=Path, help="write what was done, refused and why, as JSON lines")
+    imported.add_argument("--again", action="store_true", help="also what an earlier import has brought in")
     imported.set_defaults(run=_import)
 
     verify = commands.add_parser("verify", help="check a receipt: 0 verified, 1 false, 2 block not trusted yet")
     verify.add_argument("receipt", type=Path)
     verify.add_argument("--resource", type=Path, help="the exact bytes of the version (vread)")
     verify.add_argument("--rpc", help="JSON-RPC URL of a chain node you trust")
-    verify.add_argument("--confirmations", type=int, default=0)
+    verify.add_argument("--confirmations", type=int, default=1, metavar="N",
+                        help="blocks that make it final, its own counted (default 1)")
+    verify.add_argument("--contract", metavar="0x…", help="the RecordAnchor you trust")
+    verify.add_argument("--custodian", metavar="0x…", help="the hospital's address you trust")
     verify.set_defaults(run=_verify)
 
     keys = commands.add_parser("keys", help="the key store").add_subparsers(required=True, metavar="ACTION")
@@ -105,11 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     restore = keys.add_parser("restore", help="bring a copy back (stop the gateway first)")
     restore.add_argument("file", type=Path)
     restore.add_argument("--passphrase-file", type=Path, required=True)
+    restore.add_argument("--root", type=Path, metavar="FILE", help="a copy of the root key the backup was made under")
     restore.set_defaults(run=_keys_restore)
     rotate = keys.add_parser("rotate", help="new keys of one level, online")
     rotate.add_argument("level", choices=("root", "patient", "category", "secret"))
     rotate.add_argument("--patient", help="one patient's id instead of all")
+    rotate.add_argument("--label", help="which secret: token-hash, page-link, manifest")
     rotate.set_defaults(run=_keys_rotate)
+    root = keys.add_parser("root", help="which root key this is (its fingerprint, never the key)")
+    root.set_defaults(run=_keys_root)
     return parser
 
 
@@ -122,7 +138,8 @@ def _smart(settings: Settings) -> Smart:
     from gateway.fhir.definitions import Definitions
 
     ring = open_ring(settings)
-    return build_smart(settings, ring, open_database(settings, ring), Definitions.load(), deployment(settings).custodian)
+    database = open_database(settings, ring)
+    return build_smart(settings, ring, database, Definitions.load(), deployment(settings).custodian)
 
 
 def _serve(_: argparse.Namespace) -> int:
@@ -150,8 +167,10 @@ def _status(given: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
         return 0
     chain = found["chain"]
-    print(f"FHIR base       {found['fhir_base']}\ndata directory  {found['data_dir']}\nrunning         {found['running']}\n"
+    print(f"FHIR base       {found['fhir_base']}\ndata directory  {found['data_dir']}\n"
+          f"running         {'yes' if found['running'] else 'no'}\n"
           f"entries         {found['entries']['pending']} pending, {found['entries']['anchored']} anchored\n"
+          f"audit           {found['audit']['rows']} rows, {found['audit']['waiting']} waiting for a run\n"
           f"chain           {chain['rpc']} id {chain['chain_id']} head {chain['head']}")
     for name, address in (chain["contracts"] or {}).items():
         print(f"  {name:<17} {address}")
@@ -198,15 +217,16 @@ def _user_close(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    from gateway.records.importer import import_paths
+    from gateway.import_command import import_paths
 
-    return import_paths(_settings(), given.paths, report=given.report)
+    return import_paths(_settings(), given.paths, report=given.report, again=given.again)
 
 
 def _verify(given: argparse.Namespace) -> int:
     from gateway.ledger.verify_command import run
 
-    return run(given.receipt, resource=given.resource, rpc=given.rpc, confirmations=given.confirmations)
+    return run(given.receipt, resource=given.resource, rpc=given.rpc, confirmations=given.confirmations,
+               contract=given.contract, custodian=given.custodian)
 
 
 def _keys_backup(given: argparse.Namespace) -> int:
@@ -217,14 +237,24 @@ def _keys_backup(given: argparse.Namespace) -> int:
 
 def _keys_restore(given: argparse.Namespace) -> int:
     from gateway.crypto.key_command import restore
+    from gateway.probes import serving
 
-    return restore(_settings().keys_dir, given.file, given.passphrase_file)
+    settings = _settings()
+    if serving(settings):
+        raise Misconfigured(f"a gateway runs on {settings.data_dir}: stop it before its keys are restored")
+    return restore(settings.keys_dir, given.file, given.passphrase_file, root=given.root)
 
 
 def _keys_rotate(given: argparse.Namespace) -> int:
     from gateway.crypto.key_command import rotate
 
-    return rotate(_settings().keys_dir, given.level, given.patient)
+    return rotate(_settings().keys_dir, given.level, given.patient, given.label)
+
+
+def _keys_root(_: argparse.Namespace) -> int:
+    from gateway.crypto.key_command import show_root
+
+    return show_root(_settings().keys_dir)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str,
             if isinstance(error, errors.Gone) and error.version_id:
                 headers["ETag"] = f'W/"{error.version_id}"'
             if isinstance(error, errors.Unauthenticated):
-                headers["WWW-Authenticate"] = 'Bearer realm="FHIR"'
+                detail = f', error="{error.error}"' if error.error else ""
+                headers["WWW-Authenticate"] = f'Bearer realm="FHIR"{detail}'
             if isinstance(error, errors.Unavailable):
                 headers["Retry-After"] = "2"
             if isinstance(error, errors.IntegrityBroken):
