@@ -237,7 +237,7 @@ class _Parser:
         self.at += 1
         if kind == "loop":
             return This()
-        if kind == "variable":
+        if kind == "variable" and text[1:] not in ("``", "''", '""'):
             name = text[1:]
             return Variable(_unescape(name[1:-1]) if name[0] in "`'\"" else name)
         if kind == "string":
@@ -266,7 +266,7 @@ class _Parser:
 
     def identifier(self) -> str:
         kind, text, _ = self.tokens[self.at]
-        if kind == "quoted":
+        if kind == "quoted" and len(text) > 2:
             self.at += 1
             return _unescape(text[1:-1])
         if kind == "name":
