@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--jwks", required=True, metavar="FILE|URL")
     add.add_argument("--scope", required=True)
     add.add_argument("--purpose", action="append", help="v3-ActReason code its tokens may carry; TREAT when absent")
-    add.add_argument("--kind", choices=("feed", "backend", "app"), default="backend",
-                     help="feed: this hospital's own system; backend: a foreign one (default)")
+    add.add_argument("--kind", choices=("feed", "backend", "app"), default="feed",
+                     help="feed: this hospital's own system (default); backend: a foreign one")
     add.set_defaults(run=_client_add)
     close = client.add_parser("close", help="refuse a client from now on")
     close.add_argument("id")
