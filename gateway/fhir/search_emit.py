@@ -235,7 +235,8 @@ def _united(value: Json, low: float, high: float) -> Iterable[Amount]:
     full = f"{system}|{code}" if system and code else ""
     bare = code or unit or ""
     if code and unit and unit != code:
-        return (low, high, full, bare), (low, high, "", unit)
+        # The second row's unit is one nobody can ask for: rows are told apart by their units.
+        return (low, high, full, bare), (low, high, "|" + unit, unit)
     return ((low, high, full, bare),)
 
 
