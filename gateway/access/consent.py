@@ -126,7 +126,7 @@ def _root_permits(consent: Mapping[str, Any], root: Mapping[str, Any], issues: l
 
 def _rule(element: Mapping[str, Any], at: str, around: _Surroundings, issues: list[Issue], *, permit: bool) -> _Rule:
     for name in element:
-        if name not in _KNOWN and not name.startswith("_"):
+        if name not in _KNOWN:
             issues.append(_issue("is not enforced here", f"{at}.{name}"))
     rank, labels = _labels(element.get("securityLabel"), f"{at}.securityLabel", issues, permit=permit)
     return _Rule(
@@ -175,8 +175,8 @@ def _categories(concepts: Any, at: str, issues: list[Issue]) -> frozenset[str] |
     found: set[str] = set()
     for number, concept in _items(concepts, at, issues):
         pairs = list(_pairs(concept))
-        if not pairs:
-            issues.append(_issue("has no coding, and text is not enforced", f"{at}[{number}]"))
+        if not pairs or len(pairs) != len(concept["coding"]):
+            issues.append(_issue("has no code, and text is not enforced", f"{at}[{number}]"))
         tokens = {f"{system}|{code}" for system, code in pairs}
         if not all(token.isprintable() and '"' not in token and " ".join(token.split()) == token for token in tokens):
             issues.append(_issue("has a code that cannot be shown to who signs", f"{at}[{number}]"))
@@ -216,7 +216,10 @@ def _period(period: Any, at: str, issues: list[Issue]) -> Range | None:
     if period is None:
         return None
     try:
-        if not isinstance(period, dict) or not {"start", "end"} & period.keys():
+        # A start that is absent for a reason (``_start``) is not an open one.
+        if not isinstance(period, dict) or not period.keys() <= {"start", "end", "id"}:
+            raise ValueError("is more than a start and an end")
+        if not any(isinstance(period.get(name), str) for name in ("start", "end")):
             raise ValueError("has neither start nor end")
         return period_range(period)
     except (ValueError, TypeError, OverflowError) as error:
