@@ -142,9 +142,8 @@ class Node:
                 if self._closing:
                     return
                 lead = self._evm.head.timestamp + 1 - self._lead_s - self._clock()
+            # Ahead of the clock, or the clock was set back: a block a second, which cannot fall behind any further.
             time.sleep(max(GROUP_S, min(lead, 1.0)))
-            if lead > GROUP_S:
-                continue
             with self._changed:
                 try:
                     self._mine_ready()

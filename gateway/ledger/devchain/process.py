@@ -25,15 +25,17 @@ from gateway.ledger.devchain.node import LEAD_S, Node
 from gateway.ledger.devchain.rpc import Rpc
 
 FILE_NAME: Final = "chain.sqlite"
+STACK_BYTES: Final = 64 * 1024 * 1024
+"""Of address space, per thread: contracts that call contracts recurse in py-evm, which lifts Python's own limit."""
 
 
 def serve(*, data_dir: Path, keys_file: Path, host: str, port: int,
-          ready: Callable[[str, int, int], None] | None = None, with_parent: bool = False,
+          ready: Callable[[str, int, int], None] | None = None, parent: int | None = None,
           lead_s: float = LEAD_S) -> None:
     """Serve until told to stop; ``ready(url, chain id, head)`` is called once requests are answered.
 
     ``Misconfigured``: not loopback, the data is in use or damaged, other keys, port taken. Only in a main thread are
-    signals taken over.
+    signals taken over. With ``parent`` it ends when that process is its parent no longer.
     """
     if host != "localhost" and not _is_loopback(host):
         raise Misconfigured(f"the embedded chain listens on loopback only, not on {host}")
@@ -53,10 +55,8 @@ def serve(*, data_dir: Path, keys_file: Path, host: str, port: int,
         shown = f"[{host}]" if ":" in host else host
         if ready is not None:
             ready(f"http://{shown}:{door.server_address[1]}", node.chain_id, node.head().block_number)
-        parent = os.getppid()
-        while not stop.wait(1.0):
-            if with_parent and os.getppid() != parent:
-                break
+        while not stop.wait(1.0) and (parent is None or os.getppid() == parent):
+            pass
         door.shutdown()
         door.server_close()
     finally:
@@ -77,11 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keys-file", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="0: any free one")
-    parser.add_argument("--with-parent", action="store_true", help="end when the parent process does")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end when this parent process does")
     parser.add_argument("--lead-s", type=float, default=LEAD_S,
                         help="how far a burst of blocks may run ahead of the clock (tests: much)")
     given = parser.parse_args(arguments)
     started = time.monotonic()
+    threading.stack_size(STACK_BYTES)
 
     def ready(url: str, chain_id: int, head: int) -> None:
         seconds = round(time.monotonic() - started, 2)
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         serve(data_dir=given.data_dir, keys_file=given.keys_file, host=given.host, port=given.port, ready=ready,
-              with_parent=given.with_parent, lead_s=given.lead_s)
+              parent=given.parent, lead_s=given.lead_s)
     except Misconfigured as error:
         print(f"devchain: {error}", file=sys.stderr)
         return 2

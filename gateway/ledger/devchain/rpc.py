@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import jiter
 from eth.abc import BlockHeaderAPI
 from eth_abi.abi import decode as abi_decode
 from eth_abi.exceptions import DecodingError
@@ -81,8 +82,8 @@ class Rpc:
     def answer(self, body: bytes) -> bytes | None:
         """The answer to a request or a batch; None where nothing was asked for (notifications)."""
         try:
-            request = json.loads(body)
-        except (ValueError, RecursionError):
+            request = jiter.from_json(body)  # json's recursion would end the process: py-evm lifts Python's limit
+        except ValueError:
             return _dump(_error(None, -32700, "parse error"))
         sent: list[tuple[Json, bytes]] = []
         if not isinstance(request, list):
@@ -296,16 +297,17 @@ class Rpc:
         header = self._header(params, 1, "pending")
         ran = self._node.run(message, header)
         _raise_failure(ran)
-        low, high = ran.gas - 1, message.gas
-        guess = ran.gas + ran.gas // 63  # a call may pass on 63/64 of what is left
-        while low + 1 < high:
+        low, high = 0, message.gas
+        for guess in (ran.gas, ran.gas + ran.gas // 63 + 2_300):  # a call may pass on 63/64 of what is left
+            if self._node.run(_with_gas(message, guess), header).failure is None:
+                return hex(guess)
+            low = guess
+        while high - low > max(1, high // 100):
+            guess = (low + high) // 2
             if self._node.run(_with_gas(message, guess), header).failure is None:
                 high = guess
             else:
                 low = guess
-            if high - low <= max(1, high // 100):
-                break
-            guess = (low + high) // 2
         return hex(high)
 
 

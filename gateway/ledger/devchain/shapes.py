@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from eth.abc import BlockAPI, ReceiptAPI, SignedTransactionAPI
-from eth_tester.backends.pyevm.serializers import (
+from eth_tester.backends.pyevm.serializers import (  # type: ignore[import-untyped]  # ships no types
     serialize_block,
     serialize_transaction,
     serialize_transaction_receipt,
