@@ -87,6 +87,14 @@ def event(row: StoredRow, entry: AuditEntry, patient: str | None, hospital: str)
         {"system": "http://terminology.hl7.org/CodeSystem/security-source-type", "code": "4"}]}
     if entities:
         made["entity"] = entities
+    return _modelled(made)
+
+
+def _modelled(made: dict[str, Any]) -> dict[str, Any]:
+    """What this server composes itself passes the typed R4 model before it leaves; a failure is our defect."""
+    from fhir.resources.R4B.auditevent import AuditEvent  # 30 MB, for the workers that show the audit
+
+    AuditEvent.model_validate(made)
     return made
 
 
