@@ -132,7 +132,7 @@ class Supervisor:
         settings.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         child = Child("chain", [
             "gateway.ledger.devchain", "--data-dir", str(settings.chain_path), "--keys-file",
-            str(settings.keys_dir / "chain-accounts.json"), "--port", str(port), "--with-parent"],
+            str(settings.keys_dir / "chain-accounts.json"), "--port", str(port), "--parent", str(os.getpid())],
             output=subprocess.DEVNULL)
         child.start()
         self._children.append(child)
