@@ -81,6 +81,9 @@ CREATE TABLE provision (
 CREATE INDEX provision_patient ON provision (patient, state);
 CREATE INDEX provision_grantee ON provision (grantee, state);
 CREATE INDEX provision_grant ON provision (grant_id);
+CREATE INDEX provision_address ON provision (address);
+CREATE INDEX provision_consent ON provision (consent);
+CREATE INDEX provision_block ON provision (block) WHERE block IS NOT NULL;
 CREATE TABLE provision_category (provision INTEGER NOT NULL, hash INTEGER NOT NULL, PRIMARY KEY (provision, hash)) WITHOUT ROWID;
 
 -- Each row sealed, chained by hash to the one before; runs of rows are Entries of a Batch.
@@ -94,10 +97,18 @@ CREATE TABLE audit (
   run INTEGER
 );
 CREATE INDEX audit_patient ON audit (patient, seq);
-CREATE INDEX audit_outbox ON audit (seq) WHERE run IS NULL;
-CREATE TABLE audit_run (pk INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, digest BLOB NOT NULL,
-  commitment BLOB NOT NULL, batch INTEGER);
-CREATE INDEX audit_run_outbox ON audit_run (pk) WHERE batch IS NULL;
+-- A run is the rows first..last; runs follow one another without a gap, so what waits is above the last run.
+CREATE TABLE audit_run (
+  pk INTEGER PRIMARY KEY,
+  first INTEGER NOT NULL UNIQUE,
+  last INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  commitment BLOB NOT NULL,
+  keys BLOB NOT NULL,
+  envelope BLOB,                   -- until its batch is pushed
+  batch INTEGER NOT NULL
+);
+CREATE INDEX audit_run_batch ON audit_run (batch);
 
 CREATE TABLE batch (
   pk INTEGER PRIMARY KEY,
@@ -106,28 +117,49 @@ CREATE TABLE batch (
   root BLOB NOT NULL,
   size_class INTEGER NOT NULL,
   entries INTEGER NOT NULL,
+  manifest BLOB,                   -- both until pushed
+  sealed BLOB,
   pushed INTEGER NOT NULL DEFAULT 0,
   state TEXT NOT NULL CHECK (state IN ('closed', 'submitted', 'mined', 'final')),
-  expected_head BLOB,
+  expected_head BLOB,              -- it was last sent on; the rest, where it landed
   new_head BLOB,
   tx_hash BLOB,
   block_number INTEGER, block_hash BLOB, block_time_s INTEGER
 );
 CREATE INDEX batch_open ON batch (pk) WHERE state <> 'final';
+CREATE INDEX batch_unpushed ON batch (pk) WHERE pushed = 0;
+CREATE INDEX batch_block ON batch (block_number) WHERE state = 'final';
 
 CREATE TABLE intent (
   pk INTEGER PRIMARY KEY,
-  id TEXT NOT NULL UNIQUE,
+  id TEXT NOT NULL UNIQUE,         -- sha-256 of the call: the same signed act is relayed once
   kind TEXT NOT NULL CHECK (kind IN ('grant', 'revoke', 'revoke-all')),
   consent TEXT,
   call BLOB NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('signed', 'submitted', 'mined', 'final', 'failed')),
   created_ms INTEGER NOT NULL,
-  nonce INTEGER, tx_hash BLOB, block_number INTEGER, block_hash BLOB, error TEXT
+  tx_hash BLOB, block_number INTEGER, block_hash BLOB, error TEXT
 );
 CREATE INDEX intent_open ON intent (pk) WHERE state NOT IN ('final', 'failed');
+CREATE INDEX intent_consent ON intent (consent, kind);
+CREATE INDEX intent_block ON intent (block_number) WHERE state = 'final';
 
--- Where the follower stands: one row per remembered block, newest first on a walk back.
+-- Transactions signed for a batch or an intent, stored before they are sent.
+CREATE TABLE attempt (
+  hash BLOB PRIMARY KEY,
+  kind TEXT NOT NULL CHECK (kind IN ('batch', 'intent')),
+  job INTEGER NOT NULL,
+  nonce INTEGER NOT NULL,
+  max_fee INTEGER NOT NULL, priority INTEGER,
+  raw BLOB NOT NULL,
+  basis BLOB NOT NULL,             -- of a batch, the head its call expects
+  sent_ms INTEGER NOT NULL,
+  sent_block INTEGER NOT NULL
+);
+CREATE INDEX attempt_job ON attempt (kind, job);
+CREATE INDEX attempt_nonce ON attempt (nonce);
+
+-- Where the follower stands: heads it followed to, newest first on a walk back.
 CREATE TABLE chain_block (number INTEGER PRIMARY KEY, hash BLOB NOT NULL, time_s INTEGER NOT NULL);
 
 CREATE TABLE account (

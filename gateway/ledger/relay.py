@@ -1,0 +1,174 @@
+"""The relay: what patients signed, brought to the chain exactly once, at the hospital's cost.
+
+Owns the step from a signed intent to a final one; refuses to spend gas on what the contract would refuse (it asks
+first), and to give up on an act that is already in force: a refusal that says so is looked up in the events. The
+contract's nonces make a second delivery a refusal. ``paths.md``, Grant and revoke.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from gateway.errors import ChainReverted
+from gateway.ledger.chain import (
+    Chain,
+    Event,
+    GrantCall,
+    Granted,
+    Revert,
+    RevokeAllCall,
+    RevokeCall,
+    Revoked,
+    RevokedAll,
+    grant_id,
+)
+from gateway.ledger.job import (
+    Action,
+    Facts,
+    Failed,
+    Finalised,
+    Landing,
+    Mined,
+    Queue,
+    Replace,
+    Send,
+    Unmined,
+    Wait,
+    plan,
+)
+from gateway.ledger.sender import Sender
+from gateway.store import attempts, followed, outbox
+from gateway.store.outbox import Intent, SignedCall
+from gateway.store.sql import Database
+
+LOG = logging.getLogger(__name__)
+_AT_ONCE: Final = 64
+_WINDOW: Final = 5_000
+_LOOK_BACK: Final = 50_000
+"""Blocks searched for an act somebody else delivered."""
+_DONE: Final = frozenset({"NonceUsed", "GrantExists", "AlreadyRevoked", "EpochMismatch"})
+"""Refusals that may mean: it is in force already."""
+_OURS: Final = frozenset({"NotMember"})
+"""Refusals that are the hospital's to mend, not the patient's act that is wrong."""
+_OURS_WAIT_MS: Final = 30_000
+_DOUBT_MS: Final = 3_000
+
+
+class Relay:
+    """Relays the intents of one hospital."""
+
+    def __init__(self, *, database: Database, chain: Chain, sender: Sender) -> None:
+        self._database = database
+        self._chain = chain
+        self._sender = sender
+        self._not_before_ms: dict[int, int] = {}
+        self._doubted_ms: dict[int, int] = {}
+
+    def poll(self) -> bool:
+        """Look once at every intent on its way; whether any moved. Raises ChainUnavailable."""
+        reader = self._database.reader
+        if not outbox.has_open(reader):
+            return False
+        found = outbox.open_intents(reader, limit=_AT_ONCE)
+        stand = followed.cursor(reader).seen
+        queue, head = self._sender.look(), self._chain.head().number
+        moved = False
+        for intent in found:
+            own = attempts.of_job(reader, "intent", intent.pk)
+            became = self._sender.mined(own)
+            landed, refused = became.landed, became.refused
+            if refused is not None and refused.revert.name in _OURS:
+                refused = None
+            if landed is None and (intent.recorded is not None or (
+                    refused is not None and refused.revert.name in _DONE)):
+                landed = self._elsewhere(intent.call, head)
+            now_ms = self._sender.clock()
+            action = plan(recorded=intent.recorded, attempts=own, policy=self._sender.policy, facts=Facts(
+                now_ms=now_ms, head_number=head, followed=stand, next_nonce=queue.next_nonce, landed=landed,
+                refused=refused, basis=b"" if self._not_before_ms.get(intent.pk, 0) <= now_ms else None,
+                hole=queue.hole_for("intent", intent.pk)))
+            if action == Send(None):
+                action = self._asked_first(intent, action, head)
+            queue = self._carry_out(intent, action, queue)
+            moved = moved or not isinstance(action, Wait)
+        return moved
+
+    def _asked_first(self, intent: Intent, action: Action, head: int) -> Action:
+        """What the contract would say, before gas is spent on it."""
+        try:
+            self._chain.estimate(intent.call)
+        except ChainReverted as error:
+            if error.name in _OURS:
+                LOG.error("the contract refuses this hospital's relay", extra={"reason": error.name})
+                self._not_before_ms[intent.pk] = self._sender.clock() + _OURS_WAIT_MS
+                return Wait()
+            landed = self._elsewhere(intent.call, head) if error.name in _DONE else None
+            if landed is not None:
+                return Mined(landed)
+            now_ms = self._sender.clock()
+            since = self._doubted_ms.setdefault(intent.pk, now_ms)
+            if error.name in _DONE and now_ms - since < _DOUBT_MS:  # its event may be in a block of a moment ago
+                return Wait()
+            return Failed(Revert(name=error.name, arguments=error.arguments))
+        return action
+
+    def _carry_out(self, intent: Intent, action: Action, queue: Queue) -> Queue:
+        pk = intent.pk
+        match action:
+            case Send(nonce=nonce):
+                return self._sender.submit(queue, kind="intent", job=pk, call=intent.call, basis=b"", nonce=nonce,
+                                           record=lambda connection: outbox.submitted(connection, pk))
+            case Replace(attempt=attempt):
+                return self._sender.submit(queue, kind="intent", job=pk, call=intent.call, basis=b"", replaces=attempt,
+                                           record=lambda connection: outbox.submitted(connection, pk))
+            case Mined(landing=at):
+                self._database.transact(lambda connection: outbox.landed(
+                    connection, pk, "mined", tx_hash=at.tx_hash, block_number=at.block_number,
+                    block_hash=at.block_hash))
+            case Finalised(landing=at):
+                self._database.transact(lambda connection: outbox.landed(
+                    connection, pk, "final", tx_hash=at.tx_hash, block_number=at.block_number,
+                    block_hash=at.block_hash))
+            case Unmined():
+                LOG.warning("a reorg took a signed act back", extra={"kind": intent.kind})
+                self._database.transact(lambda connection: outbox.submitted(connection, pk))
+            case Failed(revert=revert):
+                LOG.warning("a signed act was refused", extra={"kind": intent.kind, "reason": revert.name})
+                self._database.transact(lambda connection: outbox.failed(connection, pk, revert.name))
+                self._not_before_ms.pop(pk, None)
+                self._doubted_ms.pop(pk, None)
+            case Wait():
+                pass
+        return queue
+
+    def _elsewhere(self, call: SignedCall, head: int) -> Landing | None:
+        """Where the act took effect by a transaction that is not ours."""
+        below = head
+        while below >= max(0, head - _LOOK_BACK + 1):
+            for event in reversed(self._chain.logs(max(0, below - _WINDOW + 1), below)):
+                if _is(event, call):
+                    block = self._chain.block(event.place.block_number)
+                    if block is None or block.hash != event.place.block_hash:
+                        return None
+                    return Landing(tx_hash=event.place.tx_hash, block_number=block.number, block_hash=block.hash,
+                                   block_time_s=block.time_s)
+            below -= _WINDOW
+        return None
+
+
+def _name(call: GrantCall | RevokeCall) -> bytes:
+    return grant_id(call.patient, call.grantee, call.terms_hash)
+
+
+def _is(event: Event, call: SignedCall) -> bool:
+    match event:
+        case Granted():
+            return isinstance(call, GrantCall) and event.grant_id == _name(call)
+        case Revoked():
+            return isinstance(call, RevokeCall) and event.grant_id == _name(call)
+        case RevokedAll():
+            return (isinstance(call, RevokeAllCall) and event.patient == call.patient
+                    and event.epoch == call.epoch + 1)
+        case _:
+            return False

@@ -1,0 +1,118 @@
+"""Where the follower stands on the chain, and what the chain's events did to provisions.
+
+Owns the rows of ``chain_block``, the settings ``chain_*`` and each event's effect on ``provision``; refuses to undo a
+denial: going back makes grants wait again and leaves what was revoked. Invariant 6; ``data.md``, Time and order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+import orjson
+
+from gateway.ledger.chain import Address, Block, Granted
+from gateway.store import batches, journal, outbox, provisions
+
+_REMEMBERED: Final = 256
+FRESH: Final = "chain_fresh_until_ms"
+HEAD: Final = "chain_head"
+_FINAL: Final = "chain_final"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """Blocks up to ``seen`` were read (its hash remembered), grants up to ``final`` made final; -1 before the first."""
+
+    seen: int
+    seen_hash: bytes
+    final: int
+
+
+def cursor(connection: apsw.Connection) -> Cursor:
+    """Where it stands."""
+    seen, seen_hash, final = -1, b"", -1
+    for number, hash_ in connection.execute("SELECT number, hash FROM chain_block ORDER BY number DESC LIMIT 1"):
+        seen, seen_hash = number, hash_
+    for (value,) in connection.execute("SELECT value FROM setting WHERE name=?", (_FINAL,)):
+        final = value
+    return Cursor(seen=seen, seen_hash=seen_hash, final=final)
+
+
+def remembered(connection: apsw.Connection) -> list[tuple[int, bytes]]:
+    """Number and hash of every remembered block, newest first."""
+    found: list[tuple[int, bytes]] = connection.execute(
+        "SELECT number, hash FROM chain_block ORDER BY number DESC").fetchall()  # type: ignore[assignment]  # as declared
+    return found
+
+
+def moved_on(connection: apsw.Connection, block: Block, final: int) -> None:
+    """Everything up to ``block`` was read, and grants up to block ``final`` are final."""
+    connection.execute("INSERT OR REPLACE INTO chain_block VALUES (?,?,?)", (block.number, block.hash, block.time_s))
+    connection.execute("DELETE FROM chain_block WHERE number NOT IN "
+                       "(SELECT number FROM chain_block ORDER BY number DESC LIMIT ?)", (_REMEMBERED,))
+    _set(connection, _FINAL, final)
+
+
+def go_back(connection: apsw.Connection, fork: int) -> None:
+    """A reorg left the chain as it was only up to block ``fork``: what was final above it waits again."""
+    connection.execute("DELETE FROM chain_block WHERE number>?", (fork,))
+    connection.execute("UPDATE setting SET value=min(value,?) WHERE name=?", (fork, _FINAL))
+    connection.execute("UPDATE provision SET state='pending', block=NULL WHERE state='final' AND block>?", (fork,))
+    if connection.changes():
+        journal.bump_decision_seq(connection)
+    batches.taken_back(connection, fork)
+    outbox.taken_back(connection, fork)
+
+
+def granted(connection: apsw.Connection, event: Granted) -> None:
+    """Seen in some block: the epoch it was granted in, so that a revocation of that epoch finds it."""
+    connection.execute("UPDATE provision SET epoch=? WHERE grant_id=? AND state<>'revoked'",
+                       (event.epoch, event.grant_id))
+
+
+def granted_for_good(connection: apsw.Connection, event: Granted) -> int:
+    """Its block has its confirmations: pending provisions count from this commit on; how many."""
+    connection.execute("UPDATE provision SET block=?, epoch=? WHERE grant_id=? AND state='pending'",
+                       (event.place.block_number, event.epoch, event.grant_id))
+    return provisions.set_state_of_grant(connection, event.grant_id, "final", only=("pending",))
+
+
+def revoked(connection: apsw.Connection, grant_id: bytes) -> int:
+    """Revoked in some block, final or not: denied from this commit on; how many provisions."""
+    return provisions.set_state_of_grant(connection, grant_id, "revoked", only=("pending", "final"))
+
+
+def revoked_all(connection: apsw.Connection, patient: Address, epoch: int, time_ms: int) -> int:
+    """The patient ended every epoch below ``epoch`` in a block of ``time_ms``; how many provisions were revoked.
+
+    A permit that was not granted yet belongs to no epoch: it ends too unless it was signed after that block.
+    """
+    connection.execute(
+        "UPDATE provision SET state='revoked' WHERE address=? AND permit=1 AND state<>'revoked' AND (epoch<? OR "
+        "(epoch IS NULL AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.consent=provision.consent AND i.kind='grant' "
+        "AND i.created_ms>?)))", (patient, epoch, time_ms))
+    moved = connection.changes()
+    if moved:
+        journal.bump_decision_seq(connection)
+    return moved
+
+
+def beat(connection: apsw.Connection, head: Block, *, now_ms: int, fresh_until_ms: int | None) -> None:
+    """The node answered, and everything up to ``head`` was read. ``fresh_until_ms`` None: its head is too old."""
+    _set(connection, HEAD, orjson.dumps({"number": head.number, "hash": "0x" + head.hash.hex(), "time_s": head.time_s,
+                                         "seen_ms": now_ms}).decode())
+    if fresh_until_ms is not None:
+        _set(connection, FRESH, fresh_until_ms)
+
+
+def head_number(connection: apsw.Connection) -> int:
+    """The chain's newest block as it was last seen, -1 before that."""
+    for (value,) in connection.execute("SELECT value FROM setting WHERE name=?", (HEAD,)):
+        return int(orjson.loads(str(value))["number"])
+    return -1
+
+
+def _set(connection: apsw.Connection, name: str, value: int | str) -> None:
+    connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))
