@@ -217,9 +217,12 @@ def _user_close(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
+    from gateway.app import set_up_logging
     from gateway.import_command import import_paths
 
-    return import_paths(_settings(), given.paths, report=given.report, again=given.again)
+    settings = _settings()
+    set_up_logging(settings)
+    return import_paths(settings, given.paths, report=given.report, again=given.again)
 
 
 def _verify(given: argparse.Namespace) -> int:

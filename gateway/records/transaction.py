@@ -9,20 +9,29 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 import apsw
 import orjson
 
-from gateway.errors import GatewayError, Invalid, Issue, Malformed, PreconditionFailed, TooCostly, Unprocessable
+from gateway.errors import (
+    GatewayError,
+    InputRefused,
+    Invalid,
+    Issue,
+    Malformed,
+    PreconditionFailed,
+    TooCostly,
+    Unprocessable,
+)
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, copy, format_instant
 from gateway.records import write
 from gateway.records.gate import Caller
-from gateway.records.node import Moved, Node, still
+from gateway.records.node import Hook, Moved, Node, still
 from gateway.records.search import matching
 from gateway.records.versions import Draft
 from gateway.records.write import Prepared, Refused, Written
@@ -45,8 +54,11 @@ class Doors:
     outcome: Outcome
 
 
-async def process(node: Node, caller: Caller, bundle: Resource, doors: Doors) -> bytes:
-    """Carry out a batch or transaction; the response Bundle's bytes. Raises what refuses the whole."""
+async def process(node: Node, caller: Caller, bundle: Resource, doors: Doors, *, also: Hook | None = None) -> bytes:
+    """Carry out a batch or transaction; the response Bundle's bytes. Raises what refuses the whole.
+
+    ``also`` is done within the one commit of a transaction (a batch has none).
+    """
     kind = bundle.get("type")
     if kind not in ("batch", "transaction"):
         raise Invalid(Issue("error", "value", "a Bundle sent to the base is a batch or a transaction", "Bundle.type"))
@@ -58,7 +70,38 @@ async def process(node: Node, caller: Caller, bundle: Resource, doors: Doors) ->
         return await _batch(node, caller, bundle, doors)
     entries = plan.read_bundle(bundle, node.definitions.resource_types, node.settings.base_url)
     plan.check_distinct(entries)
-    return await _transaction(node, caller, entries, doors)
+    return await _transaction(node, caller, entries, doors, also)
+
+
+async def create_unless(node: Node, caller: Caller, type_: str, resource: Resource, condition: str) -> Written:
+    """Conditional create: store ``resource`` unless one resource matches ``condition``, a query string.
+
+    Then that one is the answer, unchanged and without its bytes. Raises PreconditionFailed when several match.
+    https://hl7.org/fhir/R4/http.html#ccreate
+    """
+    write.validated(node, resource, type_)
+
+    async def attempt(caller: Caller) -> Written:
+        plan_ = _Plan(caller, ())
+        row = plan_.one(node, node.database.reader, type_, condition, "http.If-None-Exist")
+        if row is not None:
+            return Written(row.type, row.id, row.vid, row.updated_ms, b"", False, False)
+        id_ = str(uuid.uuid4())
+        made = write.draft(node, caller, resource, id_)
+        try:
+            prepared = write.prepare_create(node, caller, node.database.reader, made, id_)
+        except Refused as refused:
+            raise await write.audited_refusal(node, caller, refused, "c", "create") from None
+        assert prepared.written is not None  # noqa: S101  # a create always writes
+
+        def work(tx: apsw.Connection) -> None:
+            still(tx, caller)
+            plan_.check_conditions(node, tx)
+            write.commit_prepared(tx, prepared)
+
+        await node.commits.commit(work)
+        return prepared.written
+    return await node.decided(caller, attempt)
 
 
 async def _batch(node: Node, caller: Caller, bundle: Resource, doors: Doors) -> bytes:
@@ -76,13 +119,14 @@ async def _batch(node: Node, caller: Caller, bundle: Resource, doors: Doors) -> 
     return _response(b"batch-response", answers)
 
 
-async def _transaction(node: Node, caller: Caller, entries: Sequence[BundleEntry], doors: Doors) -> bytes:
+async def _transaction(node: Node, caller: Caller, entries: Sequence[BundleEntry], doors: Doors,
+                       also: Hook | None) -> bytes:
     async def attempt(caller: Caller) -> dict[int, Written | None]:
         plan_ = _Plan(caller, entries)
         _identify(node, plan_)
         await _link(node, plan_)
         try:
-            return await asyncio.to_thread(_carry_out, node, plan_)
+            return await asyncio.to_thread(_carry_out, node, plan_, also)
         except _EntryRefused as refused:
             answer = await write.audited_refusal(node, caller, refused.refused, "c", "transaction")
             raise _at(refused.entry, answer) from None
@@ -181,7 +225,7 @@ class _EntryRefused(Exception):  # control flow, as Refused
         self.refused = refused
 
 
-def _carry_out(node: Node, plan_: _Plan) -> dict[int, Written | None]:
+def _carry_out(node: Node, plan_: _Plan, also: Hook | None) -> dict[int, Written | None]:
     """Decide, seal and commit everything in one transaction; runs in a thread."""
     connection = node.database.reader
     drafts = {place: write.draft(node, plan_.caller, resource, plan_.ids[place])
@@ -209,6 +253,8 @@ def _carry_out(node: Node, plan_: _Plan) -> dict[int, Written | None]:
         plan_.check_conditions(node, tx)
         for one in prepared:
             write.commit_prepared(tx, one)
+        if also is not None:
+            also(tx)
 
     node.database.transact(work)
     return done
@@ -226,18 +272,25 @@ def _prepared(node: Node, plan_: _Plan, connection: apsw.Connection, entry: Bund
     expected = write.expected_versions(entry.if_match)
     if entry.method == "DELETE":
         return write.prepare_delete(node, plan_.caller, connection, entry.type, id_, row, expected)
-    return write.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected)
+    return write.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected,
+                                only_new=entry.if_none_match is not None)
 
 
 def _at(entry: BundleEntry, error: BaseException) -> GatewayError:
     """The error that refuses the whole transaction, saying which entry it was."""
-    if isinstance(error, Unprocessable | Invalid):
-        return type(error)([Issue(issue.severity, issue.code, issue.diagnostics, entry.expression)
-                            for issue in error.issues])
+    if isinstance(error, InputRefused):
+        return type(error)([replace(issue, expression=_place(entry, issue.expression)) for issue in error.issues])
     if isinstance(error, GatewayError):
         error.args = (f"{entry.expression}: {error}",)
+        error.expression = entry.expression
         return error
     raise error
+
+
+def _place(entry: BundleEntry, expression: str | None) -> str:
+    """A place within the entry's resource as a place of the bundle; the entry for any other."""
+    head, dot, tail = (expression or "").partition(".")
+    return f"{entry.expression}.resource{dot}{tail}" if head == entry.type else entry.expression
 
 
 def _written(node: Node, written: Written | None) -> bytes:
