@@ -15,7 +15,6 @@ from gateway.errors import ChainReverted, TransactionRefused
 from gateway.ledger.chain import (
     AddOperatorCall,
     Anchored,
-    Fees,
     GrantBatchCall,
     Granted,
     MemberChanged,
@@ -323,7 +322,7 @@ def test_who_cannot_pay_is_refused(world: World) -> None:
     assert world.pauper.balance() == 0
     assert world.chain.balance() > 0
     with pytest.raises(TransactionRefused) as caught:
-        world.send(world.patient().grant(world.now_s), by=world.pauper, fees=Fees(max_fee=10**10, priority=10**9))
+        world.send(world.patient().grant(world.now_s), by=world.pauper, fees=world.chain.fees())
     assert caught.value.reason == "insufficient-funds"
 
 
