@@ -54,7 +54,9 @@ class Issue:
 
 
 class GatewayError(Exception):
-    """Root of the tree."""
+    """Root of the tree. ``expression``: the place in the input it is about, where one entry of many failed."""
+
+    expression: str | None = None
 
 
 class InputRefused(GatewayError):

@@ -75,6 +75,11 @@ def serialise(resource: Mapping[str, Any]) -> bytes:
     return orjson.dumps(resource, default=_fragment)
 
 
+def canonical(resource: Mapping[str, Any]) -> bytes:
+    """Bytes that are equal for resources with equal content, whatever the order of their keys. Never stored."""
+    return orjson.dumps(resource, default=_fragment, option=orjson.OPT_SORT_KEYS)
+
+
 def _fragment(value: Any) -> Any:
     if type(value) is DECIMAL:
         return orjson.Fragment(bytes(value))
@@ -206,6 +211,6 @@ def references(resource: Resource) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 __all__ = [
-    "DECIMAL", "Kind", "ReferenceTarget", "Resource", "copy", "format_instant", "is_id", "parse", "parse_instant",
-    "parse_json", "reference_target", "references", "serialise", "stamp", "walk",
+    "DECIMAL", "Kind", "ReferenceTarget", "Resource", "canonical", "copy", "format_instant", "is_id", "parse",
+    "parse_instant", "parse_json", "reference_target", "references", "serialise", "stamp", "walk",
 ]

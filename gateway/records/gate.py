@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import apsw
 
-from gateway.access.bound import bound
+from gateway.access.bound import bound, scope_clauses
 from gateway.access.decision import Decision, Deny, Permit, Request, decide
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
+from gateway.access.roles import policy
 from gateway.audit import Audit, AuditEntry, SealedRow
 from gateway.errors import Forbidden, NotFound
 from gateway.fhir.query import Facts, Query
@@ -92,6 +93,12 @@ class Gate:
                     stored=stored, proposed=proposed, chain_fresh=self.chain_fresh(connection),
                     stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels),
             grant, [row.for_holder(names) for row in rows], now_ms())
+
+    def require_scope(self, caller: Caller, type_: str, letter: str) -> None:
+        """Refuse as ``decide`` would whatever is there or not. Raises Forbidden outside the token's scopes."""
+        role = policy().roles.get(caller.grant.role)
+        if role is None or not scope_clauses(caller.grant, role, type_, letter):
+            raise Forbidden(f"{type_}.{letter} is outside the token's scopes")
 
     def bound(self, connection: apsw.Connection, caller: Caller, type_: str) -> SqlBound:
         """What the caller may find of ``type_``. Raises Forbidden outside the token's scopes."""

@@ -30,7 +30,8 @@ from gateway.store.journal import VersionRow
 from gateway.store.sql import Database, GroupCommit, now_ms
 
 T = TypeVar("T")
-_ATTEMPTS = 8
+_ATTEMPTS = 32
+"""Everyone of as many writers of one resource gets a turn: each round one of them wins."""
 
 
 class Moved(Conflict):

@@ -35,7 +35,7 @@ async def read(node: Node, caller: Caller, type_: str, id_: str, vid: int | None
         connection = node.database.reader
         row = (journal.current(connection, type_, id_) if vid is None
                else journal.version(connection, type_, id_, vid))
-        decision = await _permitted(node, caller, connection, row, f"{type_}/{id_}", "read" if vid is None else "vread")
+        decision = await _permitted(node, caller, connection, row, type_, id_, "read" if vid is None else "vread")
         assert row is not None  # noqa: S101  # _permitted has refused an absent one
         opened = None if row.deleted else await opened_off_loop(node, connection, row)
         await _audited(node, caller, [row], decision, "read" if vid is None else "vread")
@@ -50,16 +50,28 @@ async def history(node: Node, caller: Caller, type_: str, id_: str, *, count: in
     async def attempt(caller: Caller) -> list[Reading]:
         connection = node.database.reader
         current = journal.current(connection, type_, id_)
-        decision = await _permitted(node, caller, connection, current, f"{type_}/{id_}", "history-instance")
-        rows = [row for row in journal.history(connection, type_, id_, below=below, limit=count)
-                if not isinstance(node.gate.decide(
-                    connection, caller, "r", stored=stored_facts(connection, row),
-                    stored_matcher=node.gate.stored_matcher(connection, row.seq)), Deny)]
+        decision = await _permitted(node, caller, connection, current, type_, id_, "history-instance")
+        rows = _permitted_versions(node, caller, connection, type_, id_, below, count)
         readings = [Reading(row, b"" if row.deleted else (await opened_off_loop(node, connection, row)).stored)
                     for row in rows]
         await _audited(node, caller, rows, decision, "history-instance")
         return readings
     return await node.decided(caller, attempt)
+
+
+def _permitted_versions(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str, below: int,
+                        count: int) -> list[VersionRow]:
+    """The newest ``count`` versions below ``below`` that may be read: labels and home patients differ by version."""
+    found: list[VersionRow] = []
+    while len(found) < count:
+        rows = journal.history(connection, type_, id_, below=below, limit=count)
+        found += [row for row in rows if not isinstance(node.gate.decide(
+            connection, caller, "r", stored=stored_facts(connection, row),
+            stored_matcher=node.gate.stored_matcher(connection, row.seq)), Deny)]
+        if len(rows) < count:
+            break
+        below = rows[-1].vid
+    return found[:count]
 
 
 async def opened_off_loop(node: Node, connection: apsw.Connection, row: VersionRow) -> Opened:
@@ -70,12 +82,14 @@ async def opened_off_loop(node: Node, connection: apsw.Connection, row: VersionR
     return await asyncio.to_thread(lambda: node.versions.open(node.database.reader, row))
 
 
-async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, row: VersionRow | None, what: str,
-                     name: str) -> Decision:
+async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, row: VersionRow | None, type_: str,
+                     id_: str, name: str) -> Decision:
+    what = f"{type_}/{id_}"
     if row is None:
         # The same work and the same answer as a refusal, so that time tells nothing either.
         rows = node.gate.entries(caller, "r", name, None, what=(what,), patients=(), outcome="4")
         await node.commits.commit(lambda tx: audit.append(tx, rows))
+        node.gate.require_scope(caller, type_, "r")
         raise NotFound(f"{what} is not known")
     facts = stored_facts(connection, row)
     decision = node.gate.decide(connection, caller, "r", stored=facts,

@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
 import apsw
 
 from gateway import audit
@@ -28,7 +29,7 @@ from gateway.errors import (
     Unprocessable,
 )
 from gateway.fhir.home import home_patients
-from gateway.fhir.resource import Resource, parse, references, stamp
+from gateway.fhir.resource import Resource, canonical, parse, references, stamp
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Hook, Moved, Node, still
 from gateway.records.versions import Draft, stored_facts
@@ -53,21 +54,26 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A write ready for its commit; ``hook`` is what its type wants done in the same transaction."""
+    """A write ready for its commit; ``hook`` is what its type wants done in the same transaction.
+
+    ``new`` None: nothing to store, ``rows`` alone. ``written`` None: as if there had been nothing.
+    """
 
     new: NewVersion | None
-    written: Written
+    written: Written | None
     rows: tuple[SealedRow, ...]
     hook: Hook | None = None
 
 
 def expected_versions(header: str | None) -> tuple[int, ...] | None:
-    """Version ids of an If-Match header (weak or strong ETags, a list); None when absent or ``*``.
+    """Version ids of an If-Match header (weak or strong ETags, a list); none for ``*`` (any); None without a header.
 
     Raises Malformed on anything else.
     """
-    if header is None or header.strip() == "*":
+    if header is None:
         return None
+    if header.strip() == "*":
+        return ()
     found = []
     for part in header.split(","):
         match = _ETAG.fullmatch(part.strip())
@@ -123,20 +129,21 @@ def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id
 
 
 def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str,
-                   row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared:
-    """Decide and seal the next version of ``row``, or the first. Raises as the preconditions say."""
+                   row: VersionRow | None, expected: tuple[int, ...] | None, *, only_new: bool = False) -> Prepared:
+    """Decide and seal the next version of ``row``, or the first (``only_new``: no other). Raises as preconditions say.
+
+    SMART: the update scope also covers an update that creates, so existence decides nothing about scopes.
+    """
     type_ = made.resource["resourceType"]
     time = now_ms()
     if row is None:
-        if expected is not None:
-            raise PreconditionFailed(f"If-Match: {type_}/{id_} does not exist")
-        if not node.settings.update_creates:
-            raise MethodNotAllowed(f"{type_}/{id_} does not exist, and this server gives out ids itself")
-        decision = node.gate.decide(connection, caller, "u" if caller.grant.scopes.allows(type_, "u") else "c",
-                                    proposed=made.access,
+        node.gate.require_scope(caller, type_, "u")
+        if (absent := _absent(node, type_, id_, expected)) is not None:
+            raise absent
+        decision = node.gate.decide(connection, caller, "u", proposed=made.access,
                                     proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
         if isinstance(decision, Deny):
-            raise Refused(decision, made.access, type_)
+            raise Refused(decision, made.access, type_, placed=f"{type_}/{id_}")
         return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True,
                        hook=_type_hook(node, caller, None, made, id_))
     before = stored_facts(connection, row)
@@ -146,12 +153,14 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
         connection, caller, "u", stored=before, proposed=made.access,
         stored_matcher=node.gate.stored_matcher(connection, row.seq),
         proposed_matcher=node.gate.proposed_matcher(made.search, id_, time),
-        only_labels=old is not None and _without_security(old) == _without_security(
-            stamp(made.resource, id_, row.vid, row.updated_ms)))
+        only_labels=old is not None and _content(old, "security") == _content(
+            stamp(made.resource, id_, row.vid, row.updated_ms), "security"))
     if isinstance(decision, Deny):
-        raise Refused(decision, before, type_, placed=f"{type_}/{id_}")
-    if expected is not None and row.vid not in expected:
-        raise PreconditionFailed(f"If-Match: {type_}/{id_} is at version {row.vid}")
+        raise Refused(decision, before, type_, placed=f"{type_}/{id_}", absent=_absent(node, type_, id_, expected),
+                      visible=_visible(node, caller, connection, row, before))
+    _require_match(row, expected)
+    if only_new and not row.deleted:
+        raise PreconditionFailed(f"If-None-Match: {type_}/{id_} exists")
     if old is not None and stored is not None and _content(old) == _content(stamp(made.resource, id_, 0, 0)):
         return Prepared(None, Written(type_, id_, row.vid, row.updated_ms, stored, False, False),
                         node.gate.entries(caller, "u", "update", decision, patients=before.home_patients,
@@ -162,20 +171,25 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
 
 def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str,
                    row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared | None:
-    """Decide and seal a deletion; None when there is nothing (left) to delete. Raises Forbidden, NotFound."""
+    """Decide and seal a deletion; None when there is nothing (left) to delete. Raises Forbidden.
+
+    Deleting what is not there is no error (https://hl7.org/fhir/R4/http.html#delete), and neither is deleting what
+    the requester cannot see: it is audited, and stays.
+    """
     if row is None:
-        if not caller.grant.scopes.allows(type_, "d"):
-            raise Forbidden(f"deleting {type_} is outside the token's scopes")
+        node.gate.require_scope(caller, type_, "d")
         return None
     before = stored_facts(connection, row)
     decision = node.gate.decide(connection, caller, "d", stored=before,
                                 stored_matcher=node.gate.stored_matcher(connection, row.seq))
     if isinstance(decision, Deny):
-        raise Refused(decision, before, type_, placed=f"{type_}/{id_}", absent=True)
+        if decision.kind != "permission" or _visible(node, caller, connection, row, before):
+            raise Refused(decision, before, type_, placed=f"{type_}/{id_}", visible=True)
+        return Prepared(None, None, node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
+                                                      what=(f"{type_}/{id_}",)))
     if row.deleted:
         return None
-    if expected is not None and row.vid not in expected:
-        raise PreconditionFailed(f"If-Match: {type_}/{id_} is at version {row.vid}")
+    _require_match(row, expected)
     rules = node.rules.get(type_)
     if rules is not None:
         rules.check_deletion(node, connection, row)
@@ -184,6 +198,26 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
     entries = node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
                                 what=(f"{type_}/{id_}/_history/{new.vid}",))
     return Prepared(new, Written(type_, id_, new.vid, new.updated_ms, b"", False, True), entries)
+
+
+def _require_match(row: VersionRow, expected: tuple[int, ...] | None) -> None:
+    if expected is not None and (row.vid not in expected if expected else row.deleted):
+        raise PreconditionFailed(f"If-Match: {row.type}/{row.id} is at version {row.vid}")
+
+
+def _absent(node: Node, type_: str, id_: str, expected: tuple[int, ...] | None) -> Exception | None:
+    """What an update of an id never used is answered, whatever it holds; None: it may create."""
+    if expected is not None:
+        return PreconditionFailed(f"If-Match: {type_}/{id_} does not exist")
+    if not node.settings.update_creates:
+        return MethodNotAllowed(f"{type_}/{id_} does not exist, and this server gives out ids itself")
+    return None
+
+
+def _visible(node: Node, caller: Caller, connection: apsw.Connection, row: VersionRow, facts: ResourceFacts) -> bool:
+    """Whether the requester may read what they may not change: then a refusal can be called one."""
+    return not isinstance(node.gate.decide(connection, caller, "r", stored=facts,
+                                           stored_matcher=node.gate.stored_matcher(connection, row.seq)), Deny)
 
 
 def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: int, decision: Decision, name: str, *,
@@ -195,34 +229,33 @@ def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: i
     return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook)
 
 
-def _content(resource: Resource) -> Resource:
-    meta = {key: value for key, value in resource.get("meta", {}).items() if key not in ("versionId", "lastUpdated")}
-    return {**resource, "meta": meta}
-
-
-def _without_security(resource: Resource) -> Resource:
+def _content(resource: Resource, *beside: str) -> bytes:
+    """What two versions are compared by: the resource without the server's stamp (and the meta ``beside``)."""
     meta = {key: value for key, value in resource.get("meta", {}).items()
-            if key not in ("versionId", "lastUpdated", "security")}
-    return {**resource, "meta": meta}
+            if key not in ("versionId", "lastUpdated", *beside)}
+    return canonical({**resource, "meta": meta})
 
 
 class Refused(Exception):  # control flow: becomes the requester's answer once it is audited
     """A denial on its way to the audit and then to the requester."""
 
     def __init__(self, decision: Deny, facts: ResourceFacts, type_: str, *, placed: str | None = None,
-                 absent: bool = False) -> None:
+                 absent: Exception | None = None, visible: bool = False) -> None:
         self.decision = decision
         self.facts = facts
         self.type = type_
         self.placed = placed
         self.absent = absent
+        self.visible = visible
 
     def answer(self) -> Exception:
         """What absent would look like: an unknown reference for a create, 404 for a known place."""
         if self.decision.kind != "permission":
             return refusal(self.decision, self.type)
+        if self.visible:
+            return Forbidden(f"{self.placed} may be read, not changed, with this token")
         if self.placed is not None:
-            return NotFound(f"{self.placed} is not known")
+            return self.absent or NotFound(f"{self.placed} is not known")
         if not self.facts.home_patients:
             return Forbidden(f"this role may not write {self.type}")
         return Unprocessable([Issue("error", "not-found", f"{reference} is not known", self.type)
@@ -271,12 +304,8 @@ async def update(node: Node, caller: Caller, type_: str, id_: str, resource: Res
 
     def prepare(now: Caller) -> Prepared:
         row = journal.current(node.database.reader, type_, id_)
-        if if_match is not None and if_match.strip() == "*" and (row is None or row.deleted):
-            raise PreconditionFailed(f"If-Match: {type_}/{id_} does not exist")
-        prepared = prepare_update(node, now, node.database.reader, made, id_, row, expected)
-        if if_none_match is not None and not prepared.written.created:
-            raise PreconditionFailed(f"If-None-Match: {type_}/{id_} exists")
-        return prepared
+        return prepare_update(node, now, node.database.reader, made, id_, row, expected,
+                              only_new=if_none_match is not None)
 
     return _stored(await _carried_out(node, caller, "u", "update", hook, prepare))
 

@@ -215,6 +215,7 @@ class GroupCommit:
             self._waiting.clear()
             return
         done: list[tuple[_Waiting, Any]] = []
+        failed: list[tuple[_Waiting, BaseException]] = []
         for _ in range(min(len(self._waiting), self._group_size)):
             item = self._waiting.popleft()
             connection.execute("SAVEPOINT work")
@@ -222,13 +223,17 @@ class GroupCommit:
                 done.append((item, item.work(connection)))
             except Exception as error:
                 connection.execute("ROLLBACK TO work")
-                self._fail([item], error)
+                failed.append((item, error))
             connection.execute("RELEASE work")
         try:
             await loop.run_in_executor(None, lambda: self._database.end(commit=True))
         except Exception as error:
             self._fail([item for item, _ in done], error)
             return
+        finally:
+            # Only now, so that who tries again sees what this group committed, and does not lose to it twice.
+            for item, error in failed:
+                self._fail([item], error)
         self.groups += 1
         self.works += len(done)
         for item, result in done:

@@ -59,7 +59,7 @@ def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str,
                 headers["Retry-After"] = "2"
             if isinstance(error, errors.IntegrityBroken):
                 LOG.error("integrity broken", extra={"kind": type(error).__name__}, exc_info=error)
-            return status, (Issue("error", code, str(error)),), headers
+            return status, (Issue("error", code, str(error), error.expression),), headers
     number = secrets.token_hex(8)
     LOG.error("unexpected error", extra={"error_id": number}, exc_info=error)
     return 500, (Issue("fatal", "exception", f"unexpected error {number}; the log has it under this id"),), {}
