@@ -72,13 +72,13 @@ def node_world(rpc: str, chain_id: int, operator: bytes, stranger: bytes, folder
 # -- blocks -----------------------------------------------------------------------------------------------------------
 
 
-def test_blocks_are_linked_by_hash_and_their_times_increase(world: World) -> None:
+def test_blocks_are_linked_by_hash_and_time_never_goes_back(world: World) -> None:
     world.done(world.anchor())
     head = world.chain.head()
     parent = world.chain.block(head.number - 1)
     assert parent is not None
     assert head.parent_hash == parent.hash
-    assert head.time_s > parent.time_s
+    assert head.time_s >= parent.time_s  # anvil mines several in one second
     assert world.chain.block(head.number) == head
     assert world.chain.block_by_hash(head.hash) == head
 
