@@ -85,6 +85,8 @@ def _entry(place: int, raw: dict[str, Any], types: frozenset[str], base: str) ->
     id_ = parts[1] if len(parts) > 1 and parts[1] else None
     if id_ is not None and method not in ("GET", "HEAD") and not is_id(id_):
         raise faulty("value", f"{id_!r} is not a FHIR id", ".request.url")
+    if len(parts) > 2 and method not in ("GET", "HEAD"):
+        raise faulty("value", f"{method} goes to a type or a resource", ".request.url")
     if method in ("POST", "PUT"):
         if not isinstance(resource, dict):
             raise faulty("required", f"{method} needs a resource", ".resource")

@@ -16,6 +16,7 @@ import apsw
 import orjson
 
 from gateway.errors import (
+    BadSearch,
     GatewayError,
     InputRefused,
     Invalid,
@@ -163,10 +164,15 @@ class _Plan:
         pairs = parse_qsl(text, keep_blank_values=True)
         if not pairs:
             raise Malformed("a condition needs search parameters", code="invalid", expression=expression)
-        query = node.query(type_, pairs, strict=True)
+        try:
+            query = node.query(type_, pairs, strict=True)
+        except BadSearch as error:
+            raise BadSearch([replace(issue, expression=expression) for issue in error.issues]) from error
         rows = matching(node, self.caller, connection, query, limit=2)
         if len(rows) > 1:
-            raise PreconditionFailed(f"{type_}?{text} has several matches")
+            several = PreconditionFailed(f"{type_}?{text} has several matches")
+            several.expression = expression
+            raise several
         self.conditions.append((query, rows[0].id if rows else None))
         return rows[0] if rows else None
 

@@ -45,7 +45,8 @@ _HISTORY_PAGE = 20
 _JSON_TYPES = frozenset({"application/fhir+json", "application/json"})
 _FORMATS = frozenset({"json", "application/json", "application/fhir+json", "text/json"})
 _PREFERENCE = re.compile(r"\s*([\w-]+)\s*=\s*\"?([\w-]+)\"?\s*")
-_ALLOWED = {0: "GET, POST", 1: "GET, POST", 2: "GET, PUT, DELETE", 3: "GET", 4: "GET"}
+
+_OPERATIONS = frozenset({("Consent", "$typed-data"), ("Consent", "$sign"), ("Consent", "$revoke")})
 
 Authenticate = Callable[[str | None], Caller]
 """The Caller behind an Authorization header. Raises Unauthenticated."""
@@ -81,6 +82,8 @@ class FhirDoor:
             return
         except Exception as error:
             response = fhir_response(error)
+            if response.status_code == 405:
+                response.headers["Allow"] = _allowed(_parts(request))
         if request.method == "HEAD":
             length = str(len(response.body))
             response.body = b""
@@ -94,8 +97,7 @@ class FhirDoor:
                                        "us": int(seconds * 1e6)})
 
     async def _respond(self, request: Request) -> tuple[str, Response]:
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", "")).strip("/")
-        parts = [unquote(part) for part in path.split("/")] if path else []
+        parts = _parts(request)
         self._acceptable(request)
         if parts == ["metadata"]:
             if request.method not in ("GET", "HEAD"):
@@ -120,7 +122,9 @@ class FhirDoor:
         type_ = parts[0]
         if type_ not in self._types:
             raise NotFound(f"{type_[:64]!r} is no R4 resource type")
-        if len(parts) > 1 and parts[1] == "_search" and len(parts) == 2 and method == "POST":
+        if parts[1:] == ["_search"]:
+            if method != "POST":
+                raise MethodNotAllowed("_search is asked with POST")
             return "search-type", self._search
         if len(parts) > 1 and not is_id(parts[1]):
             raise BadId(parts[1])
@@ -147,9 +151,9 @@ class FhirDoor:
                 return "sign", self._sign
             case (3, "POST", ["$revoke"]) if type_ == "Consent":
                 return "revoke", self._revoke
-        if len(parts) > 2 and parts[2].startswith("$"):
+        if len(parts) > 2 and parts[2].startswith("$") and (type_, *parts[2:]) not in _OPERATIONS:
             raise NotFound(f"the operation {parts[2][:32]!r} is not offered")
-        raise MethodNotAllowed(f"{request.method} is not offered here; {_ALLOWED.get(len(parts), 'GET')} is")
+        raise MethodNotAllowed(f"{request.method[:16]} is not offered here; {_allowed(parts)} is")
 
     def _acceptable(self, request: Request) -> None:
         wanted = request.query_params.get("_format")
@@ -347,6 +351,20 @@ class FhirDoor:
     async def _revoke(self, request: Request, caller: Caller, parts: list[str]) -> Answer:
         body = await self._resource(request) if request.headers.get("content-type") else None
         return self._written(await consents.revoke(self._node, caller, parts[1], body))
+
+
+def _parts(request: Request) -> list[str]:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", "")).strip("/")
+    return [unquote(part) for part in path.split("/")] if path else []
+
+
+def _allowed(parts: list[str]) -> str:
+    """The methods offered at a URL: the Allow header of a 405."""
+    if not parts or parts[1:] == ["_search"] or parts[2:] in (["$sign"], ["$revoke"]):
+        return "POST"
+    if parts == ["metadata"] or len(parts) > 2:
+        return "GET, HEAD"
+    return "GET, HEAD, POST" if len(parts) == 1 else "GET, HEAD, PUT, DELETE"
 
 
 class BadId(Malformed):

@@ -204,3 +204,18 @@ def places(answer: httpx.Response) -> list[str]:
     assert outcome["issue"], answer.text
     assert answer.headers["content-type"].startswith(JSON)
     return [place for issue in outcome["issue"] for place in issue.get("expression", ())]
+
+
+def consent(patient: str, grantee: str, **elements: Any) -> dict[str, Any]:
+    """A proposed Consent of ``patient`` (a logical id) that lets ``grantee`` treat them."""
+    return {
+        "resourceType": "Consent", "status": "proposed",
+        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
+                              "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": LOINC, "code": "59284-0"}]}],
+        "patient": {"reference": f"Patient/{patient}"},
+        "policyRule": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
+        "provision": {"type": "permit", "actor": [{
+            "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
+                                 "code": "PRCP"}]}, "reference": {"reference": grantee}}]},
+        **elements}
