@@ -5,7 +5,7 @@ import {IHospitalRegistry} from "./interfaces/IHospitalRegistry.sol";
 
 /// @title HospitalRegistry: see {IHospitalRegistry}
 contract HospitalRegistry is IHospitalRegistry {
-    /// @dev `admittedAt` is the membership sequence number of the admission, from 1; zero is no member.
+    /// @dev `admittedAt` counts admissions, from 1; zero is no member.
     struct Member {
         bytes32 endpointDigest;
         uint64 admittedAt;
@@ -23,7 +23,7 @@ contract HospitalRegistry is IHospitalRegistry {
     /// @inheritdoc IHospitalRegistry
     uint256 public proposalCount;
 
-    uint64 private _sequence;
+    uint64 private _admissions;
     address[] private _list;
     mapping(address member => Member) private _members;
     mapping(uint256 id => Proposal) private _proposals;
@@ -131,7 +131,7 @@ contract HospitalRegistry is IHospitalRegistry {
             outcome: Outcome.Open,
             subject: subject,
             value: value,
-            openedAt: _sequence,
+            openedAt: _admissions,
             closesAt: closesAt,
             electorate: electorate,
             ayes: 0,
@@ -181,7 +181,7 @@ contract HospitalRegistry is IHospitalRegistry {
         if (taken != address(0)) _dropOperator(taken, member);
         Member storage m = _members[member];
         m.endpointDigest = endpointDigest;
-        m.admittedAt = ++_sequence;
+        m.admittedAt = ++_admissions;
         m.position = uint64(_list.length);
         _list.push(member);
         memberOf[member] = member;
@@ -200,7 +200,6 @@ contract HospitalRegistry is IHospitalRegistry {
         _list[m.position] = last;
         _members[last].position = m.position;
         _list.pop();
-        ++_sequence;
         delete _members[member];
         delete memberOf[member];
         emit MemberRemoved(member);

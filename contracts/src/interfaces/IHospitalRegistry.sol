@@ -22,7 +22,7 @@ interface IHospitalRegistry {
     /// @param action what happens when it passes
     /// @param subject the member to admit or remove, or the successor contract
     /// @param value the candidate's endpoint document digest, zero for a removal, or the contract's name
-    /// @param openedAt the membership sequence number when it opened: later members have no vote
+    /// @param openedAt how many admissions there had been: members admitted since have no vote
     /// @param closesAt seconds since 1970; no vote counts from then on
     /// @param electorate members with a vote
     /// @param ayes votes for

@@ -32,6 +32,7 @@ contract ConsortiumInvariants is Base {
         }
         eq(flagged, list.length);
         for (uint256 i = 0; i < list.length; ++i) {
+            yes(members.isMember(list[i]), "the list holds members");
             address[] memory operators = members.operatorsOf(list[i]);
             yes(operators.length <= 16, "operators are bounded");
             for (uint256 j = 0; j < operators.length; ++j) {
