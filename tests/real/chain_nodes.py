@@ -1,8 +1,8 @@
 """Real Ethereum nodes for tests: installed once by the ordinary package clients, run on loopback, ended by pid.
 
-anvil comes from npm (the binary inside the platform package: the npm wrapper orphans it), geth 1.13.15 by ``go install``
-(the last with clique; later ones need modules the proxy does not hold). They are kept in ``GATEWAY_TEST_CACHE``, default
-``~/.cache/fhir-gateway-tests``.
+anvil comes from npm (the binary inside the platform package: the npm wrapper orphans it), geth 1.13.15 by ``go
+install`` (the last with clique; later ones need modules that are not to be had). They are kept in
+``GATEWAY_TEST_CACHE``, default ``~/.cache/fhir-gateway-tests``.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def _accounts() -> list[str]:
 @contextmanager
 def anvil(folder: Path) -> Iterator[Running]:
     port = free_port()
-    command = [str(anvil_binary()), "--host", "127.0.0.1", "--port", str(port), "--chain-id", "31999", "--accounts", "1"]
+    command = [str(anvil_binary()), "--host", "127.0.0.1", "--port", str(port), "--chain-id", "31999", "--accounts",
+               "1"]
 
     def funded(running: Running) -> bool:
         for account in _accounts():

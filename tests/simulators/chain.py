@@ -15,69 +15,29 @@ from typing import Literal
 
 from gateway.errors import ChainReverted, ChainUnavailable, GatewayError, TransactionRefused
 from gateway.ledger.chain import (
-    SIGNER_KINDS,
     ZERO_HASH,
-    AddOperatorCall,
     Address,
-    AnchorCall,
-    Anchored,
     Block,
     Call,
     Contracts,
     Event,
     Fees,
-    GrantBatchCall,
-    GrantCall,
-    Granted,
     MemberChange,
-    MemberChanged,
     Place,
     Receipt,
-    Revert,
-    RevokeAllCall,
-    RevokeBatchCall,
-    RevokeCall,
-    Revoked,
-    RevokedAll,
-    SetEndpointCall,
     SignedTransaction,
     Tag,
     Transaction,
     address,
     grant_id,
-    rolling_head,
 )
+from tests.simulators.contracts import GAS, Membership, State, run
 
 OPERATOR = address("0x" + "11" * 20)
-GAS: Mapping[type, int] = {AnchorCall: 36_000, GrantCall: 80_000, RevokeCall: 45_000, RevokeAllCall: 60_000,
-                           GrantBatchCall: 400_000, RevokeBatchCall: 400_000, AddOperatorCall: 90_000,
-                           SetEndpointCall: 30_000}
-Emit = Callable[[Place], Event]
 
 
 def _hash(*parts: object) -> bytes:
     return hashlib.sha256(repr(parts).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Grant:
-    patient: Address
-    valid_from_s: int
-    valid_until_s: int
-    epoch: int
-    revoked: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """What the contracts and accounts hold after a block; mappings are never changed in place."""
-
-    heads: Mapping[Address, bytes] = field(default_factory=dict)
-    grants: Mapping[bytes, _Grant] = field(default_factory=dict)
-    epochs: Mapping[Address, int] = field(default_factory=dict)
-    used: frozenset[tuple[Address, int]] = frozenset()
-    operators: Mapping[Address, Address] = field(default_factory=dict)
-    nonces: Mapping[Address, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,23 +47,13 @@ class _Tx:
     sender: Address
     nonce: int
     fees: Fees
-    call: Call | _Membership
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Membership:
-    """Done by ``change_member``, not by a signed call."""
-
-    change: MemberChange
-    member: Address
-    operator: Address | None
-    endpoint_digest: bytes | None
+    call: Call | Membership
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mined:
     block: Block
-    state: _State
+    state: State
     txs: tuple[_Tx, ...]
     receipts: Mapping[bytes, Receipt]
 
@@ -139,7 +89,7 @@ class ChainSimulator:
                                     consent_registry=address("0x" + "c1" * 20),
                                     hospital_registry=address("0x" + "d1" * 20))
         if world is None:
-            state = _State(operators={member: member for member in (members if members is not None else (operator,))})
+            state = State(operators={member: member for member in (members if members is not None else (operator,))})
             genesis = Block(number=0, hash=_hash("genesis", chain_id), parent_hash=ZERO_HASH, time_s=now_s)
             world = _World(blocks=[_Mined(block=genesis, state=state, txs=(), receipts={})], now_s=now_s,
                            automine=automine, balances={operator: 10**21})
@@ -232,7 +182,7 @@ class ChainSimulator:
 
     def estimate(self, call: Call) -> int:
         with self._asked("estimate"):
-            _, _, revert = self._run(call, self._operator, self._tip.state, self._world.now_s)
+            _, _, revert = run(call, self._operator, self._tip.state, self._world.now_s, self.accepts_signature)
             if revert is not None:
                 raise ChainReverted(revert.name, revert.arguments)
             return GAS[type(call)]
@@ -369,7 +319,7 @@ class ChainSimulator:
         registrar = address("0x" + "ee" * 20)
         with self._world.lock:
             nonce = self._tip.state.nonces.get(registrar, 0)
-            call = _Membership(change=change, member=member, operator=operator, endpoint_digest=endpoint_digest)
+            call = Membership(change=change, member=member, operator=operator, endpoint_digest=endpoint_digest)
             digest = _hash("member", nonce, call)
             self._append([_Tx(hash=digest, raw=digest, sender=registrar, nonce=nonce, call=call,
                               fees=Fees(max_fee=1, priority=None))])
@@ -435,7 +385,7 @@ class ChainSimulator:
         block = Block(number=number, hash=block_hash, parent_hash=parent.block.hash, time_s=time_s)
         state, receipts, log_index = parent.state, {}, 0
         for tx in txs:
-            ran, emits, revert = self._run(tx.call, tx.sender, state, time_s)
+            ran, emits, revert = run(tx.call, tx.sender, state, time_s, self.accepts_signature)
             events = []
             for emit in emits:
                 events.append(emit(Place(block_number=number, block_hash=block_hash, tx_hash=tx.hash,
@@ -446,118 +396,3 @@ class ChainSimulator:
                                         gas_used=GAS.get(type(tx.call), 50_000), revert=revert, events=tuple(events))
             world.pool.pop(tx.hash, None)
         world.blocks.append(_Mined(block=block, state=state, txs=tuple(txs), receipts=receipts))
-
-    def _run(self, call: Call | _Membership, sender: Address, state: _State, now_s: int) -> Outcome:
-        """The contracts: the state after, what is emitted, or why not (and then the state is as before)."""
-        match call:
-            case AnchorCall():
-                return _anchor(call, sender, state)
-            case _Membership():
-                return _membership(call, state)
-            case AddOperatorCall() | SetEndpointCall():
-                return _own_membership(call, sender, state)
-            case GrantBatchCall() | RevokeBatchCall():
-                after, emits = state, []
-                parts = call.grants if isinstance(call, GrantBatchCall) else call.revocations
-                for part in parts:
-                    after, emitted, revert = self._consent(part, sender, after, now_s)
-                    if revert is not None:
-                        return state, [], revert
-                    emits += emitted
-                return after, emits, None
-            case GrantCall() | RevokeCall() | RevokeAllCall():
-                return self._consent(call, sender, state, now_s)
-
-    def _consent(self, call: GrantCall | RevokeCall | RevokeAllCall, sender: Address, state: _State, now_s: int,
-                 ) -> Outcome:
-        patient, kind = call.patient, call.nonce >> 248
-        if now_s > call.deadline_s:
-            return _refused(state, "SignatureExpired", call.deadline_s, now_s)
-        if kind >= len(SIGNER_KINDS):
-            return _refused(state, "SignerKindUnknown", kind)
-        if (patient, call.nonce) in state.used:
-            return _refused(state, "NonceUsed", patient, call.nonce)
-        spent = replace(state, used=state.used | {(patient, call.nonce)})
-        epoch = state.epochs.get(patient, 0)
-        custodian = state.operators.get(sender)
-        if isinstance(call, RevokeAllCall) and call.epoch != epoch:
-            return _refused(state, "EpochMismatch", patient, call.epoch, epoch)
-        if isinstance(call, GrantCall) and SIGNER_KINDS[kind] in ("custodial", "attested") and custodian is None:
-            return _refused(state, "NotMember", sender)
-        if not self.accepts_signature(call):
-            return _refused(state, "InvalidSignature", patient, kind, _hash("digest", call))
-        if isinstance(call, RevokeAllCall):
-            return (replace(spent, epochs={**state.epochs, patient: epoch + 1}),
-                    [lambda place: RevokedAll(place=place, patient=patient, epoch=epoch + 1)], None)
-        name = grant_id(patient, call.grantee, call.terms_hash)
-        present = state.grants.get(name)
-        if isinstance(call, RevokeCall):
-            if present is not None and present.revoked:
-                return _refused(state, "AlreadyRevoked", name)
-            over = replace(present, revoked=True) if present else _Grant(
-                patient=patient, valid_from_s=0, valid_until_s=0, epoch=0, revoked=True)
-            return (replace(spent, grants={**state.grants, name: over}),
-                    [lambda place: Revoked(place=place, patient=patient, grant_id=name,
-                                           grantee=call.grantee, terms_hash=call.terms_hash)], None)
-        if call.valid_until_s <= max(call.valid_from_s, now_s) or call.valid_from_s >= 1 << 32:
-            return _refused(state, "InvalidPeriod", call.valid_from_s, call.valid_until_s, now_s)
-        if present is not None:
-            return _refused(state, "GrantExists", name, 2 if present.revoked else 1)
-        grant = _Grant(patient=patient, valid_from_s=call.valid_from_s, valid_until_s=call.valid_until_s,
-                       epoch=epoch, revoked=False)
-        return (replace(spent, grants={**state.grants, name: grant}),
-                [lambda place: Granted(place=place, patient=patient, grant_id=name, custodian=custodian,
-                                       grantee=call.grantee, terms_hash=call.terms_hash,
-                                       valid_from_s=call.valid_from_s, valid_until_s=call.valid_until_s, kind=kind,
-                                       epoch=epoch)], None)
-
-
-Outcome = tuple[_State, list[Emit], Revert | None]
-
-
-def _refused(state: _State, name: str, *arguments: object) -> Outcome:
-    return state, [], Revert(name=name, arguments=arguments)
-
-
-def _anchor(call: AnchorCall, sender: Address, state: _State) -> Outcome:
-    if call.size_class > 4:
-        return _refused(state, "SizeClassUnknown", call.size_class)
-    custodian = state.operators.get(sender)
-    if custodian is None:
-        return _refused(state, "NotMember", sender)
-    head = state.heads.get(custodian, ZERO_HASH)
-    if call.expected_head != head:
-        return _refused(state, "HeadMismatch", call.expected_head, head)
-    after = rolling_head(head, call.root, call.manifest_digest, call.size_class)
-    return (replace(state, heads={**state.heads, custodian: after}),
-            [lambda place: Anchored(place=place, custodian=custodian, previous_head=head, root=call.root,
-                                    manifest_digest=call.manifest_digest, size_class=call.size_class, head=after)],
-            None)
-
-
-def _membership(call: _Membership, state: _State) -> Outcome:
-    operators = dict(state.operators)
-    match call.change:
-        case "admitted":
-            operators[call.member] = call.member
-        case "removed":
-            operators = {who: member for who, member in operators.items() if member != call.member}
-        case "operator-added" if call.operator is not None:
-            operators[call.operator] = call.member
-        case "operator-removed" if call.operator is not None:
-            operators.pop(call.operator, None)
-    return (replace(state, operators=operators),
-            [lambda place: MemberChanged(place=place, change=call.change, member=call.member,
-                                         operator=call.operator, endpoint_digest=call.endpoint_digest)], None)
-
-
-def _own_membership(call: AddOperatorCall | SetEndpointCall, sender: Address, state: _State) -> Outcome:
-    if state.operators.get(sender) != sender:
-        return _refused(state, "NotMember", sender)
-    if isinstance(call, SetEndpointCall):
-        return _membership(_Membership(change="endpoint", member=sender, operator=None,
-                                       endpoint_digest=call.endpoint_digest), state)
-    if call.operator in state.operators:
-        return _refused(state, "OperatorTaken", call.operator, state.operators[call.operator])
-    return _membership(_Membership(change="operator-added", member=sender, operator=call.operator,
-                                   endpoint_digest=None), state)
