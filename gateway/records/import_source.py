@@ -27,6 +27,7 @@ _SKIP_BYTES: Final = 1 << 20
 # Deflate does at most 1,032 to 1 and FHIR seldom 50 to 1; a small file may be what it likes.
 _RATIO_MAX: Final = 300
 _RATIO_FROM_BYTES: Final = 64 << 20
+_BLANK_LINES_MAX: Final = 100_000
 _UNREADABLE: Final = (OSError, EOFError, zlib.error)
 
 Advance = Callable[[int], object]
@@ -142,7 +143,7 @@ class _Reading:
         return Piece(file=self._path, line=WHOLE, digest=self._digest, body=body)
 
     def lines(self) -> Iterator[Piece | Fault]:
-        total = 0
+        total = blank = 0
         try:
             self._open()
             while True:
@@ -158,10 +159,13 @@ class _Reading:
                         if self._is_bomb(total):
                             break
                 elif body.strip():
+                    blank = 0
                     yield Piece(file=self._path, line=self._line, digest=self._digest, body=body)
-                if self._is_bomb(total):
-                    yield _fault(self._path, self._line, "too-long",
-                                 f"it decompresses to more than {_RATIO_MAX} times its size: what follows is not read")
+                else:
+                    blank += 1
+                if blank > _BLANK_LINES_MAX or self._is_bomb(total):
+                    yield _fault(self._path, self._line, "too-long", "it is blank lines, or decompresses to more than "
+                                 f"{_RATIO_MAX} times its size: what follows is not read")
                     break
                 self._tell()
         except _UNREADABLE as error:

@@ -197,8 +197,8 @@ class Importer:
 
 def _places(error: GatewayError) -> set[int]:
     """Which entries of the transaction an error blames."""
-    texts = [issue.expression or "" for issue in error.issues] if isinstance(error, InputRefused) else [str(error)]
-    found = [_PLACE.match(text) for text in texts]
+    places = [issue.expression for issue in error.issues] if isinstance(error, InputRefused) else [error.expression]
+    found = [_PLACE.match(place or "") for place in places]
     return {int(match[1]) for match in found if match is not None}
 
 
@@ -206,9 +206,8 @@ def _issues(error: Exception) -> Sequence[Issue]:
     if isinstance(error, InputRefused):
         return error.issues
     if isinstance(error, GatewayError):
-        match = re.fullmatch(r"(Bundle\.entry\[\d+\]): (.*)", str(error), re.DOTALL)
-        return (Issue("error", "processing", match[2], match[1]) if match else
-                Issue("error", "processing", str(error)),)
+        text = str(error).removeprefix(f"{error.expression}: ")
+        return (Issue("error", "processing", text, error.expression),)
     LOG.error("an import failed unexpectedly", exc_info=error)
     return (Issue("fatal", "exception", f"unexpected {type(error).__name__}: a fault of the gateway; the log has it"),)
 

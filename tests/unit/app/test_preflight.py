@@ -127,10 +127,10 @@ def test_an_address_that_cannot_be_listened_on_is_wrong(settings: Settings, host
 
 def test_a_folder_that_cannot_be_written_is_wrong(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser of a build machine may write anywhere
-    assert "cannot be written" in list(preflight.folders(settings))[0].what
+    assert "cannot be written" in next(preflight.folders(settings)).what
     monkeypatch.undo()
     settings.data_dir.write_text("a file in its place")
-    assert "not a folder" in list(preflight.folders(settings))[0].what
+    assert "not a folder" in next(preflight.folders(settings)).what
 
 
 def test_another_users_folder_is_wrong(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
