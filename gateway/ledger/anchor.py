@@ -73,7 +73,7 @@ class Anchorer:
                 landed, basis = (looked, None) if isinstance(looked, Landing) else (None, looked)
             action = plan(recorded=row.recorded, attempts=own, policy=self._sender.policy, facts=Facts(
                 now_ms=self._sender.clock(), head_number=head, followed=stand, next_nonce=queue.next_nonce,
-                landed=landed, refused=None, basis=basis, hole=queue.hole_for("batch", row.pk)))
+                landed=landed, refused=None, basis=basis, hole=queue.hole_for("batch", row.pk), first=queue.first()))
             queue = self._carry_out(row, action, basis, queue)
             moved = moved or not isinstance(action, Wait)
             clear = clear and landed is not None

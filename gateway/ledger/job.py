@@ -78,7 +78,7 @@ class Facts:
 
     ``basis``: what a call made now would be for, None where none may be sent (its turn has not come). ``followed`` is
     the block the follower stands at: finality is judged there, so that whatever it makes final it can also take back.
-    ``hole``: a nonce below this Job's that nothing fills.
+    ``hole``: a nonce below this Job's that nothing fills. ``first``: our waiting attempts at the lowest nonce, by fee.
     """
 
     now_ms: int
@@ -89,6 +89,7 @@ class Facts:
     refused: Refused | None
     basis: bytes | None
     hole: int | None
+    first: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Sign the call anew at the same nonce with fees above those of ``attempt``."""
+    """Sign the call anew at the nonce of ``attempt`` (its own, or what blocks it) with fees above its."""
 
     attempt: Attempt
 
@@ -149,6 +150,7 @@ def plan(*, recorded: tuple[int, bytes] | None, attempts: Sequence[Attempt], fac
     5. No attempt can still be mined (none, or their nonces are used): send.
     6. A hole below its nonces holds up everything: send there as well.
     7. Made for a world that is gone, or stuck: replace at the lowest nonce.
+    8. Behind a stuck one whose own Job does nothing about it (it landed by another attempt): take that one's place.
     """
     landed = facts.landed
     if landed is not None:
@@ -173,14 +175,19 @@ def plan(*, recorded: tuple[int, bytes] | None, attempts: Sequence[Attempt], fac
     newest = max(there, key=lambda attempt: attempt.fees.max_fee)
     if newest.basis != facts.basis:
         return Replace(newest)
-    return Replace(newest) if _stuck(newest, len(there), facts, policy) else Wait()
+    if _stuck(newest, len(there), facts, policy):
+        return Replace(newest)
+    if facts.first and facts.first[-1].nonce < lowest and _stuck(
+            facts.first[-1], len(facts.first), facts, policy, patience=2):
+        return Replace(facts.first[-1])
+    return Wait()
 
 
-def _stuck(attempt: Attempt, tried: int, facts: Facts, policy: Policy) -> bool:
+def _stuck(attempt: Attempt, tried: int, facts: Facts, policy: Policy, *, patience: int = 1) -> bool:
     """It is its turn, blocks pass, and it is not in them."""
     return (attempt.nonce == facts.next_nonce and tried <= policy.replacements_max
-            and facts.head_number - attempt.sent_block >= policy.stuck_blocks
-            and facts.now_ms - attempt.sent_ms >= policy.stuck_ms)
+            and facts.head_number - attempt.sent_block >= policy.stuck_blocks * patience
+            and facts.now_ms - attempt.sent_ms >= policy.stuck_ms * patience)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +219,11 @@ class Queue:
         for attempt in sorted(self.waiting, key=lambda attempt: (attempt.nonce, attempt.fees.max_fee)):
             groups.setdefault(attempt.nonce, []).append(attempt)
         return list(groups.values())
+
+    def first(self) -> tuple[Attempt, ...]:
+        """The waiting attempts at the lowest nonce, by fee."""
+        groups = self.by_nonce()
+        return tuple(groups[0]) if groups else ()
 
     def with_attempt(self, attempt: Attempt) -> Queue:
         """After ``attempt`` was stored."""

@@ -87,7 +87,7 @@ class Relay:
             action = plan(recorded=intent.recorded, attempts=own, policy=self._sender.policy, facts=Facts(
                 now_ms=now_ms, head_number=head, followed=stand, next_nonce=queue.next_nonce, landed=landed,
                 refused=refused, basis=b"" if self._not_before_ms.get(intent.pk, 0) <= now_ms else None,
-                hole=queue.hole_for("intent", intent.pk)))
+                hole=queue.hole_for("intent", intent.pk), first=queue.first()))
             if action == Send(None):
                 action = self._asked_first(intent, action, head)
             queue = self._carry_out(intent, action, queue)

@@ -1,0 +1,217 @@
+"""The relay: a signed act reaches the chain exactly once; nothing is paid for what would be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from gateway.crypto.keys import KeyRing
+from gateway.errors import BlockCorrupt, ChainUnavailable, TransactionRefused
+from gateway.ledger.chain import Granted, Revoked
+from gateway.store import outbox
+from gateway.store.sql import Database
+from tests.simulators.chain import OPERATOR
+from tests.unit.ledger.ledger_world import PATIENT, Crash, World, grant, name, revoke, revoke_all, ring_at
+from tests.unit.ledger.test_anchor import Weather, blow, check_exactly_once
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyRing]:
+    ring = ring_at(tmp_path_factory.mktemp("keys"))
+    yield ring
+    ring.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, ring: KeyRing) -> Iterator[World]:
+    world = World(tmp_path, ring)
+    yield world
+    world.database.close()
+
+
+def enqueue(world: World, kind: outbox.IntentKind, call: outbox.SignedCall, consent: str = "c1") -> str:
+    return Database.transact(world.database, lambda connection: outbox.enqueue(
+        connection, kind=kind, consent=consent, call=call, created_ms=world.now_ms))
+
+
+def intent(world: World, id_: str) -> outbox.Intent:
+    found = outbox.intent(world.database.reader, id_)
+    assert found is not None
+    return found
+
+
+def sent(world: World) -> int:
+    return int(str(world.database.reader.execute("SELECT count(*) FROM attempt").get))
+
+
+@pytest.mark.parametrize("call", [grant(), revoke(grant()), revoke_all()])
+def test_a_call_reads_back_as_it_was_stored(call: outbox.SignedCall) -> None:
+    data = outbox.encode_call(call)
+    assert outbox.decode_call(data) == call
+    for broken in (data[:-1], data + b"\0", b"\xa0", b""):
+        with pytest.raises(BlockCorrupt):
+            outbox.decode_call(broken)
+
+
+def test_a_grant_and_its_revocation_land_in_the_order_they_were_signed(world: World) -> None:
+    first, second = enqueue(world, "grant", grant()), enqueue(world, "revoke", revoke(grant()))
+    world.settle()
+    assert (intent(world, first).state, intent(world, second).state) == ("final", "final")
+    assert [type(event) for event in world.chain.logs(0, 99)] == [Granted, Revoked]
+
+
+def test_the_same_signed_act_twice_is_one_intent(world: World) -> None:
+    assert enqueue(world, "grant", grant()) == enqueue(world, "grant", grant())
+    assert world.states("intent") == ["signed"]
+    with pytest.raises(ValueError, match="no revoke"):
+        enqueue(world, "revoke", grant())
+
+
+def test_the_grant_of_a_consent_is_the_one_signed_for_it(world: World) -> None:
+    reader = world.database.reader
+    assert outbox.grant_of_consent(reader, "c1") is None
+    enqueue(world, "grant", grant(2))
+    assert outbox.grant_of_consent(reader, "c1") == grant(2)
+    assert outbox.grant_of_consent(reader, "c2") is None
+
+
+def test_a_bad_signature_fails_with_its_reason_and_costs_nothing(world: World) -> None:
+    world.chain.accepts_signature = lambda call: False
+    id_ = enqueue(world, "grant", grant())
+    world.step()
+    assert (intent(world, id_).state, intent(world, id_).error, sent(world)) == ("failed", "InvalidSignature", 0)
+    assert outbox.grant_of_consent(world.database.reader, "c1") is None
+
+
+def test_a_signature_whose_time_has_passed_fails(world: World) -> None:
+    id_ = enqueue(world, "grant", grant(deadline_s=1_700_000_000))
+    world.step()
+    assert (intent(world, id_).state, intent(world, id_).error) == ("failed", "SignatureExpired")
+
+
+def test_an_act_that_failed_can_be_tried_again(world: World) -> None:
+    world.chain.accepts_signature = lambda call: False
+    id_ = enqueue(world, "grant", grant())
+    world.step()
+    world.chain.accepts_signature = lambda call: True
+    assert enqueue(world, "grant", grant()) == id_
+    world.settle()
+    assert intent(world, id_).state == "final"
+
+
+def test_an_act_somebody_else_delivered_counts_as_landed(world: World) -> None:
+    other = world.chain.as_operator(PATIENT)
+    tx = other.send(grant(), nonce=0, fees=other.fees())
+    id_ = enqueue(world, "grant", grant())
+    world.settle()
+    assert (intent(world, id_).state, intent(world, id_).tx_hash, sent(world)) == ("final", tx, 0)
+
+
+def test_a_nonce_that_was_used_for_something_else_fails(world: World) -> None:
+    other = world.chain.as_operator(PATIENT)
+    other.send(grant(), nonce=0, fees=other.fees())
+    clash = grant(2)
+    id_ = enqueue(world, "grant", type(clash)(**{
+        member: getattr(clash, member) for member in clash.__slots__ if member != "nonce"}, nonce=1))
+    world.settle()
+    assert (intent(world, id_).state, intent(world, id_).error) == ("failed", "NonceUsed")
+
+
+def test_an_epoch_that_is_over_already_counts_as_revoked(world: World) -> None:
+    other = world.chain.as_operator(PATIENT)
+    other.send(revoke_all(), nonce=0, fees=other.fees())
+    id_ = enqueue(world, "revoke-all", revoke_all())
+    world.settle()
+    assert intent(world, id_).state == "final"
+
+
+def test_a_hospital_that_is_no_member_fails_no_patients_act(world: World) -> None:
+    world.chain.change_member("removed", OPERATOR)
+    custodial = type(grant())(**{
+        member: getattr(grant(), member) for member in grant().__slots__ if member != "nonce"}, nonce=(1 << 248) + 9)
+    id_ = enqueue(world, "grant", custodial)
+    world.step()
+    assert intent(world, id_).state == "signed"
+    world.chain.change_member("admitted", OPERATOR)
+    world.advance(60)
+    world.settle()
+    assert intent(world, id_).state == "final"
+
+
+def test_a_race_that_somebody_else_won_counts_as_landed(tmp_path: Path, ring: KeyRing) -> None:
+    """Our transaction waits, theirs is mined first: ours is refused, the act is in force."""
+    world = World(tmp_path, ring, automine=False)
+    id_ = enqueue(world, "grant", grant())
+    world.step()
+    (ours,) = world.chain.pending
+    world.chain.hold(ours)
+    other = world.chain.as_operator(PATIENT)
+    other.send(grant(), nonce=0, fees=other.fees())
+    world.chain.mine()
+    world.chain.release(ours)
+    world.settle()
+    assert intent(world, id_).state == "final"
+    assert intent(world, id_).tx_hash != ours
+    world.database.close()
+
+
+def test_a_hole_below_is_filled_by_what_stands_above_it(tmp_path: Path, ring: KeyRing) -> None:
+    world = World(tmp_path, ring, automine=False)
+    enqueue(world, "grant", grant(1))
+    world.step()
+    enqueue(world, "grant", grant(2))
+    world.step()
+    lowest = min(world.database.reader.execute("SELECT nonce, hash FROM attempt"))
+    world.chain.drop(bytes(lowest[1]))
+    Database.transact(world.database, lambda connection: connection.execute("DELETE FROM attempt WHERE nonce=0"))
+    world.restart()
+    world.settle()
+    assert world.states("intent") == ["final", "final"]
+    world.database.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(Weather, st.tuples(st.just("act"), st.integers(1, 6), st.booleans())), min_size=5,
+                max_size=40), st.integers(0, 2), st.booleans())
+def test_every_signed_act_lands_exactly_once_through_any_weather(
+    tmp_path_factory: pytest.TempPathFactory, ring: KeyRing, run: list[tuple[object, ...]], confirmations: int,
+    automine: bool,
+) -> None:
+    world = World(tmp_path_factory.mktemp("weather"), ring, confirmations=confirmations, automine=automine)
+    note(repr(run))
+    for weather in run:
+        try:
+            match weather:
+                case ("act", int(number), bool(revoking)):
+                    call = grant(number)
+                    enqueue(world, "grant", call)
+                    if revoking:
+                        enqueue(world, "revoke", revoke(call))
+                case _:
+                    blow(world, weather)
+        except Crash:
+            world.restart()
+        except (ChainUnavailable, TransactionRefused):
+            pass
+    world.chain.resume()
+    world.restart()
+    world.close_all()
+    world.settle()
+    check_exactly_once(world)
+    events = world.chain.logs(0, world.chain.head().number)
+    for row in outbox_rows(world):
+        kind = Granted if row.kind == "grant" else Revoked
+        assert not isinstance(row.call, type(revoke_all()))
+        landed = [event for event in events if isinstance(event, kind) and event.grant_id == name(row.call)]
+        assert len(landed) == 1 if row.state == "final" else (row.error, landed) == ("GrantExists", [])
+        if row.state == "final":
+            assert landed[0].place.tx_hash == row.tx_hash
+    world.database.close()
+
+
+def outbox_rows(world: World) -> list[outbox.Intent]:
+    return [intent(world, str(id_)) for (id_,) in world.database.reader.execute("SELECT id FROM intent")]
