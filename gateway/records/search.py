@@ -18,10 +18,12 @@ import orjson
 from gateway import audit
 from gateway.access.decision import Decision, Deny
 from gateway.audit import SealedRow
+from gateway.crypto.envelope import Opened
 from gateway.errors import BadSearch, Issue
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.query import HashIs, Query
 from gateway.fhir.resource import format_instant
+from gateway.records import sorting
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
 from gateway.records.paging import PageLink
@@ -77,15 +79,20 @@ async def _counted(node: Node, caller: Caller, query: Query) -> bytes:
 
 async def _page(node: Node, caller: Caller, query: Query, pairs: Sequence[tuple[str, str]], strict: bool,
                 page: PageLink | None) -> bytes:
-    with node.database.snapshot() as connection:
-        snapshot = page.snapshot if page else journal.head_seq(connection)
-        found = _find(node, caller, connection, query, snapshot, page.cursor if page else None)
+    after = page.cursor if page else None
+    if sorting.needs_values(query):
+        snapshot, found, opened, entries = await asyncio.to_thread(_by_values, node, caller, query, page)
         rows = [match.row for match in found.matches]
-        local = node.versions.all_local(connection, rows)
-        opened = node.versions.open_many(connection, rows) if local else []
-        entries = _entries(node, caller, connection, query, rows, found.decisions)
-    if not local:
-        opened = await asyncio.to_thread(lambda: node.versions.open_many(node.database.reader, rows))
+    else:
+        with node.database.snapshot() as connection:
+            snapshot = page.snapshot if page else journal.head_seq(connection)
+            found = _find(node, caller, connection, query, snapshot, after)
+            rows = [match.row for match in found.matches]
+            local = node.versions.all_local(connection, rows)
+            opened = node.versions.open_many(connection, rows) if local else []
+            entries = _entries(node, caller, connection, query, rows, found.decisions)
+        if not local:
+            opened = await asyncio.to_thread(lambda: node.versions.open_many(node.database.reader, rows))
     await _commit(node, caller, entries)
     link = None
     if found.following is not None:
@@ -94,6 +101,18 @@ async def _page(node: Node, caller: Caller, query: Query, pairs: Sequence[tuple[
             expires_ms=page.expires_ms if page else now_ms() + node.settings.page_link_ttl_s * 1000), caller.holder)
     total = len(rows) if page is None and found.following is None else None
     return _bundle(query, node, [(row, one.stored) for row, one in zip(rows, opened, strict=True)], link, total=total)
+
+
+def _by_values(node: Node, caller: Caller, query: Query, page: PageLink | None) -> tuple[
+        int, _Found, list[Opened], tuple[SealedRow, ...]]:
+    """A page sorted by texts; runs in a thread."""
+    with node.database.snapshot() as connection:
+        snapshot = page.snapshot if page else journal.head_seq(connection)
+        candidates, following = sorting.sorted_page(node, caller, connection, query, snapshot=snapshot,
+                                                    after=page.cursor if page else None)
+        found = _Found([one.match for one in candidates], [one.decision for one in candidates], following)
+        entries = _entries(node, caller, connection, query, [one.match.row for one in candidates], found.decisions)
+    return snapshot, found, [one.opened for one in candidates], entries
 
 
 def _find(node: Node, caller: Caller, connection: apsw.Connection, query: Query, snapshot: int,
