@@ -6,16 +6,24 @@ suite does not agree with the gateway by sharing its code.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import secrets
 import time
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import TypeVar
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from eth_abi.abi import decode as abi_decode
+from eth_abi.abi import encode as abi_encode
 from eth_account import Account
 from eth_keys.datatypes import Signature
 from eth_keys.exceptions import BadSignature
-from eth_keys.exceptions import ValidationError as BadKey
+from eth_utils.exceptions import ValidationError
 
 from gateway.ledger.chain import (
     Address,
@@ -41,6 +49,11 @@ REVOKE = keccak(b"Revoke(address patient,bytes32 grantId,uint256 nonce,uint64 de
 REVOKE_ALL = keccak(b"RevokeAll(address patient,uint64 epoch,uint256 nonce,uint64 deadline)")
 
 
+ASSERTION = ["bytes32", "bytes32", "bytes32", "bytes32", "bytes", "string"]
+PASSKEY = 2
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
 def _word(value: int | str) -> bytes:
     return bytes(12) + bytes.fromhex(value[2:]) if isinstance(value, str) else value.to_bytes(32, "big")
 
@@ -61,22 +74,46 @@ def digest(chain_id: int, registry: Address, call: GrantCall | RevokeCall | Revo
 
 
 def is_signed(chain_id: int, registry: Address, call: Call) -> bool:
-    """The simulator's judgement of a signature, the contracts' own for a plain key."""
-    if not isinstance(call, GrantCall | RevokeCall | RevokeAllCall) or len(call.signature) != 65:
+    """The simulator's judgement of a signature: the contracts' own for a plain key or a passkey."""
+    if not isinstance(call, GrantCall | RevokeCall | RevokeAllCall):
+        return False
+    if call.nonce >> 248 == PASSKEY:
+        return _is_asserted(digest(chain_id, registry, call), call.patient, call.signature)
+    if len(call.signature) != 65:
         return False
     v, r, s = call.signature[64] - 27, call.signature[:32], call.signature[32:64]
     try:
         signature = Signature(vrs=(v, int.from_bytes(r, "big"), int.from_bytes(s, "big")))
         signer = signature.recover_public_key_from_msg_hash(digest(chain_id, registry, call))
-    except (BadSignature, BadKey):
+    except (BadSignature, ValidationError):
         return False
     return address(signer.to_canonical_address()) == call.patient
+
+
+def _is_asserted(signed: bytes, patient: Address, signature: bytes) -> bool:
+    x, y, r, s, authenticator, tail = abi_decode(ASSERTION, signature)
+    if address(keccak(x + y)[12:]) != patient:
+        return False
+    public = ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1())
+    try:
+        public.public_key().verify(encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big")),
+                                   authenticator + sha256(_client_data(signed, tail)).digest(),
+                                   ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _client_data(signed: bytes, tail: str) -> bytes:
+    """clientDataJSON as WebAuthn 2 section 5.8.1.1 serialises it."""
+    challenge = base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+    return f'{{"type":"webauthn.get","challenge":"{challenge}"{tail}'.encode()
 
 
 Signable = TypeVar("Signable", GrantCall, RevokeCall, RevokeAllCall)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Patient:
     """A fresh key; what it signs is for one chain and one ConsentRegistry."""
 
@@ -114,6 +151,32 @@ class Patient:
             0, next(self.numbers)), deadline_s=now_s + 3600, signature=b""))
 
 
+@dataclass(frozen=True)
+class PasskeyPatient(Patient):
+    """Signs as a browser's passkey does: WebAuthn over P-256, the address being that of the public key."""
+
+    passkey: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()),
+                                                repr=False)
+
+    @property
+    def point(self) -> tuple[bytes, bytes]:
+        numbers = self.passkey.public_key().public_numbers()
+        return numbers.x.to_bytes(32, "big"), numbers.y.to_bytes(32, "big")
+
+    @property
+    def address(self) -> Address:
+        return address(keccak(b"".join(self.point))[12:])
+
+    def signed(self, call: Signable) -> Signable:
+        tail = ',"origin":"https://portal.example","crossOrigin":false}'
+        authenticator = sha256(b"portal.example").digest() + b"\x05" + bytes(4)
+        client_data = _client_data(digest(self.chain_id, self.registry, call), tail)
+        r, s = decode_dss_signature(self.passkey.sign(authenticator + sha256(client_data).digest(),
+                                                      ec.ECDSA(hashes.SHA256())))
+        words: list[bytes] = [part.to_bytes(32, "big") for part in (r, min(s, P256_ORDER - s))]
+        return replace(call, signature=abi_encode(ASSERTION, [*self.point, *words, authenticator, tail]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """``chain``'s operator is a member; ``stranger`` has ether and no member; ``pauper`` has neither.
@@ -128,6 +191,9 @@ class World:
 
     def patient(self) -> Patient:
         return Patient(self.chain.chain_id, self.chain.contracts.consent_registry)
+
+    def passkey_patient(self) -> PasskeyPatient:
+        return PasskeyPatient(self.chain.chain_id, self.chain.contracts.consent_registry)
 
     @property
     def now_s(self) -> int:

@@ -23,6 +23,7 @@ from gateway.ledger.chain import (
     RevokedAll,
     SetEndpointCall,
     address,
+    consent_nonce,
     grant_id,
     rolling_head,
 )
@@ -231,6 +232,18 @@ def test_a_custodial_grant_needs_a_custodian(world: World) -> None:
     (event,) = world.done(patient.grant(world.now_s, kind=1)).events
     assert isinstance(event, Granted)
     assert (event.kind, event.custodian) == (1, world.chain.member_of())
+
+
+def test_a_passkey_grants_and_another_one_does_not(world: World) -> None:
+    patient = world.passkey_patient()
+    call = patient.grant(world.now_s, kind=2)
+    (event,) = world.done(call).events
+    assert isinstance(event, Granted)
+    assert event.kind == 2
+    assert world.chain.is_granted(patient.address, call.grantee, call.terms_hash)
+    other = world.passkey_patient().grant(world.now_s, nonce=consent_nonce(2, 9))
+    stolen = replace(other, patient=patient.address)
+    assert world.refused(stolen)[0] == "InvalidSignature"
 
 
 def test_an_unknown_signer_kind_is_refused(world: World) -> None:
