@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Final
 
 import orjson
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
 
 from gateway import app
 from gateway.config import Settings
