@@ -171,7 +171,8 @@ def _status(given: argparse.Namespace) -> int:
           f"running         {'yes' if found['running'] else 'no'}\n"
           f"entries         {found['entries']['pending']} pending, {found['entries']['anchored']} anchored\n"
           f"audit           {found['audit']['rows']} rows, {found['audit']['waiting']} waiting for a run\n"
-          f"chain           {chain['rpc']} id {chain['chain_id']} head {chain['head']}")
+          f"chain           {chain['rpc']} id {chain['chain_id']} "
+          f"{'does not answer' if chain['head'] is None else 'head ' + str(chain['head'])}")
     for name, address in (chain["contracts"] or {}).items():
         print(f"  {name:<17} {address}")
     return 0
