@@ -232,8 +232,8 @@ class GroupCommit:
             return
         finally:
             # Only now, so that who tries again sees what this group committed, and does not lose to it twice.
-            for item, error in failed:
-                self._fail([item], error)
+            for item, refused in failed:
+                self._fail([item], refused)
         self.groups += 1
         self.works += len(done)
         for item, result in done:
