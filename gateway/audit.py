@@ -76,7 +76,6 @@ class StoredRow:
     keys: bytes
     sealed: bytes
     hash: bytes
-    run: int | None
 
 
 class Audit:
@@ -142,7 +141,7 @@ def append(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
                            (row.time_ms, pk, row.keys, row.sealed, previous))
 
 
-_COLUMNS = "seq, time_ms, patient, keys, sealed, hash, run"
+_COLUMNS = "seq, time_ms, patient, keys, sealed, hash"
 
 
 def rows_of_patient(connection: apsw.Connection, patient: int, *, below: int, limit: int) -> list[StoredRow]:

@@ -63,7 +63,6 @@ def _counts(connection: apsw.Connection) -> dict[str, Any]:
 
     # An Entry is a Version or a run of audit rows; it is anchored once its batch's block is final.
     waiting = number("SELECT count(*) FROM version WHERE batch IS NULL") \
-        + number("SELECT count(*) FROM audit_run WHERE batch IS NULL")
     batches = {str(state): (int(str(count)), int(str(entries))) for state, count, entries in connection.execute(
         "SELECT state, count(*), coalesce(sum(entries),0) FROM batch GROUP BY state")}
     return {
@@ -73,7 +72,7 @@ def _counts(connection: apsw.Connection) -> dict[str, Any]:
             "batches": {state: count for state, (count, _) in sorted(batches.items())}},
         "audit": {
             "rows": number("SELECT coalesce(max(seq),0) FROM audit"),
-            "waiting": number("SELECT count(*) FROM audit WHERE run IS NULL")},
+            "waiting": number("SELECT count(*) FROM audit WHERE seq > (SELECT coalesce(max(last),0) FROM audit_run)")},
     }
 
 

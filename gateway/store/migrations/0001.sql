@@ -81,6 +81,7 @@ CREATE TABLE provision (
 CREATE INDEX provision_patient ON provision (patient, state);
 CREATE INDEX provision_grantee ON provision (grantee, state);
 CREATE INDEX provision_grant ON provision (grant_id);
+CREATE INDEX provision_shown ON provision (consent, state) WHERE shown <> state;
 CREATE INDEX provision_address ON provision (address);
 CREATE INDEX provision_consent ON provision (consent);
 CREATE INDEX provision_block ON provision (block) WHERE block IS NOT NULL;
@@ -93,8 +94,7 @@ CREATE TABLE audit (
   patient INTEGER,
   keys BLOB NOT NULL,
   sealed BLOB NOT NULL,
-  hash BLOB NOT NULL,
-  run INTEGER
+  hash BLOB NOT NULL
 );
 CREATE INDEX audit_patient ON audit (patient, seq);
 -- A run is the rows first..last; runs follow one another without a gap, so what waits is above the last run.
