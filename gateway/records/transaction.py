@@ -185,7 +185,11 @@ class _Plan:
 
 
 def _identify(node: Node, plan_: _Plan) -> None:
-    """The logical id of every written entry; ifNoneExist may find that its resource is there already."""
+    """The logical id of every written entry; ifNoneExist may find that its resource is there already.
+
+    Raises Invalid when two entries would each create under one condition: their identities overlap.
+    """
+    new: set[tuple[str, str]] = set()
     for entry in plan_.entries:
         if entry.method == "POST":
             if entry.if_none_exist:
@@ -194,6 +198,10 @@ def _identify(node: Node, plan_: _Plan) -> None:
                 if row is not None:
                     plan_.ids[entry.place], plan_.existing[entry.place] = row.id, row
                     continue
+                if (entry.type, entry.if_none_exist) in new:
+                    raise Invalid(Issue("error", "duplicate", "another entry has the same ifNoneExist",
+                                        entry.expression))
+                new.add((entry.type, entry.if_none_exist))
             plan_.ids[entry.place] = str(uuid.uuid4())
         elif entry.method in ("PUT", "DELETE") and entry.id is not None:
             plan_.ids[entry.place] = entry.id

@@ -219,3 +219,12 @@ def consent(patient: str, grantee: str, **elements: Any) -> dict[str, Any]:
             "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
                                  "code": "PRCP"}]}, "reference": {"reference": grantee}}]},
         **elements}
+
+
+def reopened(hospital: Hospital) -> Hospital:
+    """The same data behind an application that has just started: no cache is warm."""
+    other = Hospital.__new__(Hospital)
+    vars(other).update(vars(hospital))
+    other.app = build_app(hospital.settings)
+    other.http = httpx.AsyncClient(transport=httpx.ASGITransport(app=other.app), base_url=other.base, timeout=60)
+    return other
