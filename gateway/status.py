@@ -62,7 +62,7 @@ def _counts(connection: apsw.Connection) -> dict[str, Any]:
         return int(str(connection.execute(sql).get))
 
     # An Entry is a Version or a run of audit rows; it is anchored once its batch's block is final.
-    waiting = number("SELECT count(*) FROM version WHERE batch IS NULL") \
+    waiting = number("SELECT count(*) FROM version WHERE batch IS NULL")
     batches = {str(state): (int(str(count)), int(str(entries))) for state, count, entries in connection.execute(
         "SELECT state, count(*), coalesce(sum(entries),0) FROM batch GROUP BY state")}
     return {
