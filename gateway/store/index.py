@@ -111,9 +111,9 @@ class Index:
         number_key, hash_fact = self._key, self._hash
         return IndexRows(
             hashes=tuple({*categories, *[hash_fact(fact.key, fact.text) for fact in facts.hashes]}),
-            # A bare unit stands in for the full one, so that rows with different units stay apart (the key has no code).
+            # A bare unit stands in for the full one, so that rows in different units stay apart: the key has no code.
             numbers=tuple((number_key(f.key), f.low, f.high,
-                           hash_fact("unit", f.unit) if f.unit else hash_fact("bare", f.unit_code) if f.unit_code else 0,
+                           hash_fact(*(("unit", f.unit) if f.unit else ("bare", f.unit_code))),
                            hash_fact("unit", f.unit_code) if f.unit_code else 0) for f in facts.numbers),
             dates=tuple((number_key(f.key), f.low_ms, f.high_ms) for f in facts.dates),
         )
