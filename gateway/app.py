@@ -111,7 +111,7 @@ def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
     blobs = open_blobs(settings, database)
     return Node(
         settings=settings, definitions=definitions, validator=Validator(definitions), extractor=extractor, ring=ring,
-        database=database, commits=GroupCommit(database), index=index,
+        database=database, commits=GroupCommit(database, audit.disclose), index=index,
         versions=Versions(ring=ring, custodian=deployed.custodian, index=index, blobs=blobs,
                           blob_timeout_s=settings.ipfs_timeout_s),
         gate=Gate(index=index, audit=Audit(ring, deployed.custodian), plans=extractor.plans,
@@ -182,9 +182,8 @@ def build_app(settings: Settings) -> ASGIApp:
 
     async def front(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's own loose types
         # The FHIR door is the hot path: it is entered before any routing.
-        if scope["type"] == "http" and scope["path"].startswith("/fhir/") and ".well-known" not in scope["path"]:
-            await door({**scope, "root_path": "/fhir"}, receive, send)
-        elif scope["type"] == "http" and scope["path"] == "/fhir":
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path == "/fhir" or (path.startswith("/fhir/") and ".well-known" not in path):
             await door({**scope, "root_path": "/fhir"}, receive, send)
         else:
             await app(scope, receive, send)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.crypto.hkdf import hkdf
 from gateway.crypto.keys import KeyRing
-from gateway.errors import BlockCorrupt
+from gateway.errors import BlockCorrupt, Moved
 from gateway.store import journal
 
 GROUP: Final = "audit"
@@ -134,11 +134,28 @@ def append(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
     previous = GENESIS
     for (value,) in connection.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1"):
         previous = bytes(value)
+    pks: dict[str | None, int | None] = {None: None}
     for row in rows:
         previous = row_hash(previous, row.time_ms, row.keys, row.sealed)
-        pk = journal.ensure_patient(connection, row.patient) if row.patient else None
+        if row.patient not in pks:
+            pks[row.patient] = journal.ensure_patient(connection, str(row.patient))
         connection.execute("INSERT INTO audit (time_ms,patient,keys,sealed,hash) VALUES (?,?,?,?,?)",
-                           (row.time_ms, pk, row.keys, row.sealed, previous))
+                           (row.time_ms, pks[row.patient], row.keys, row.sealed, previous))
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """Rows that must be durable before what they tell of leaves; ``decision_seq`` is what the decision was made at."""
+
+    decision_seq: int
+    rows: tuple[SealedRow, ...]
+
+
+def disclose(connection: apsw.Connection, disclosures: list[Disclosure]) -> list[BaseException | None]:
+    """Append the rows of many disclosures at once; Moved for each whose decision a revocation overtook."""
+    seq = journal.decision_seq(connection)
+    append(connection, tuple(row for one in disclosures if one.decision_seq == seq for row in one.rows))
+    return [None if one.decision_seq == seq else Moved("a consent changed") for one in disclosures]
 
 
 _COLUMNS = "seq, time_ms, patient, keys, sealed, hash"

@@ -17,6 +17,7 @@ Owns every exception the rooms raise on purpose; refuses HTTP status codes (``we
     ├── Gone                    deleted
     ├── MethodNotAllowed        a door that does not exist on this resource
     ├── Conflict                the world moved; the request may be repeated
+    │   └── Moved               between a decision and its commit: decide again
     ├── PreconditionFailed      If-Match, If-None-Exist with several matches
     ├── Unauthenticated         no token, or one that is unknown, expired, revoked
     ├── Forbidden               outside the token's scopes (says nothing of existence)
@@ -126,6 +127,10 @@ class MethodNotAllowed(GatewayError):
 
 class Conflict(GatewayError):
     """The world moved between check and write."""
+
+
+class Moved(Conflict):
+    """A revocation or another write was committed between decision and commit: decide again."""
 
 
 class PreconditionFailed(GatewayError):

@@ -140,7 +140,7 @@ class Supervisor:
 
     def _answers(self) -> bool:
         host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host  # noqa: S104
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(  # noqa: S310  # own host
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(  # own host
                 f"http://{f'[{host}]' if ':' in host else host}:{self._settings.port}/health/ready", timeout=1):
             return True
         return False

@@ -17,13 +17,13 @@ import orjson
 from gateway import audit
 from gateway.access.decision import Deny
 from gateway.access.facts import ResourceFacts
-from gateway.audit import AuditEntry, StoredRow
+from gateway.audit import AuditEntry, Disclosure, StoredRow
 from gateway.errors import Forbidden, Gone, KeyDestroyed, NotFound, TooCostly
 from gateway.fhir.query import HashIs, Query
 from gateway.fhir.resource import format_instant, serialise
 from gateway.fhir.search import matches
 from gateway.records.gate import Caller, refusal
-from gateway.records.node import Node, still
+from gateway.records.node import Node
 from gateway.store import journal
 
 _ID = re.compile(r"log-([1-9][0-9]{0,14})")
@@ -222,9 +222,4 @@ async def _told(node: Node, caller: Caller, what: list[str], query: str | None) 
     """Reading the audit is audited in the custodian's own rows, not again in the patient's."""
     rows = node.gate.entries(caller, "s" if query is not None else "r", "search-type" if query is not None else "read",
                              None, what=what or ["AuditEvent"], patients=(), outcome="0", query=query)
-
-    def work(connection: apsw.Connection) -> None:
-        still(connection, caller)
-        audit.append(connection, rows)
-
-    await node.commits.commit(work)
+    await node.commits.join(Disclosure(caller.seq, rows))

@@ -34,13 +34,13 @@ from gateway.access.typed_data import (
     validity_s,
 )
 from gateway.crypto.index_hash import Pseudonymizer
-from gateway.errors import Conflict, Forbidden, Issue, NotFound, Unprocessable
+from gateway.errors import Conflict, Forbidden, Issue, Moved, NotFound, Unprocessable
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.ledger.chain import GrantCall, RevokeCall, address
 from gateway.records import write
 from gateway.records.gate import Caller, refusal
-from gateway.records.node import Hook, Moved, Node, TypeRules, still
-from gateway.records.versions import Draft, stored_facts
+from gateway.records.node import Hook, Node, TypeRules, still
+from gateway.records.versions import Draft
 from gateway.records.write import Written
 from gateway.store import journal, outbox, provisions
 from gateway.store.journal import VersionRow
@@ -202,11 +202,11 @@ async def _readable(node: Node, caller: Caller, id_: str) -> tuple[VersionRow, R
     row = journal.current(connection, "Consent", id_)
     if row is None or row.deleted:
         raise NotFound(f"Consent/{id_} is not known")
-    decision = node.gate.decide(connection, caller, "r", stored=stored_facts(connection, row),
+    decision = node.gate.decide(connection, caller, "r", stored=node.gate.facts(connection, row),
                                 stored_matcher=node.gate.stored_matcher(connection, row.seq))
     if isinstance(decision, Deny):
         rows = node.gate.entries(caller, "r", "typed-data", decision, what=(f"Consent/{id_}",),
-                                 patients=stored_facts(connection, row).home_patients)
+                                 patients=node.gate.facts(connection, row).home_patients)
         await node.commits.commit(lambda tx: audit.append(tx, rows))
         raise refusal(decision, f"Consent/{id_}")
     return row, parse(node.versions.open(connection, row).stored)
@@ -433,7 +433,7 @@ def _show(node: Node, id_: str, status: str) -> int:
         consent = parse(node.versions.open(connection, row).stored)
         if not isinstance(transition(consent.get("status"), status, "gateway"), Failure) and (
                 consent.get("status") != status):
-            facts = stored_facts(connection, row)
+            facts = node.gate.facts(connection, row)
             made = Draft(resource={**consent, "status": status}, access=facts,
                          search=node.extractor.facts({**consent, "status": status}))
             new, _ = node.versions.seal(made, id_=id_, vid=row.vid + 1, updated_ms=now_ms(), client=row.client,

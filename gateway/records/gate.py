@@ -15,14 +15,17 @@ from gateway.access.bound import bound, scope_clauses
 from gateway.access.decision import Decision, Deny, Permit, Request, decide
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
+from gateway.access.provision import Provision
 from gateway.access.roles import policy
 from gateway.audit import Audit, AuditEntry, SealedRow
 from gateway.errors import Forbidden, NotFound
 from gateway.fhir.query import Facts, Query
 from gateway.fhir.search import Plans, SearchMatcher, parse_query
+from gateway.records.versions import stored_facts
 from gateway.store import provisions
 from gateway.store.bound_sql import BoundCompiler
 from gateway.store.index import Index, SqlBound
+from gateway.store.journal import PatientNames, VersionRow
 from gateway.store.provisions import ProvisionRow
 from gateway.store.sql import now_ms
 
@@ -45,6 +48,33 @@ class Caller:
         return "|".join((grant.client_id, grant.user or "", grant.patient or "", grant.purpose, str(grant.scopes)))
 
 
+class Viewing:
+    """One caller's view of one type at one moment: ``decide`` for interaction ``s``, its bound worked out once.
+
+    ``access/decision.py`` reads through the same bound, so that this is the same decision; a denial is asked of it
+    again, for its reason.
+    """
+
+    def __init__(self, gate: Gate, connection: apsw.Connection, caller: Caller, type_: str) -> None:
+        self._gate = gate
+        self._connection = connection
+        self._caller = caller
+        self._bound = bound(caller.grant, type_, "s", now_ms(), chain_fresh=gate.chain_fresh(connection))
+        self._provisions: dict[tuple[str, ...], list[Provision]] = {}
+
+    def decide(self, facts: ResourceFacts, seq: int) -> Decision:
+        """Whether this version may be seen."""
+        provisions = self._provisions.get(facts.home_patients)
+        if provisions is None:
+            provisions = self._gate.provisions(self._connection, self._caller, facts.home_patients)
+            self._provisions[facts.home_patients] = provisions
+        matcher = self._gate.stored_matcher(self._connection, seq)
+        admitted = self._bound.admit(facts, provisions, matcher)
+        if admitted is None:
+            return self._gate.decide(self._connection, self._caller, "s", stored=facts, stored_matcher=matcher)
+        return Permit(admitted.basis, admitted.provision_ids)
+
+
 class Gate:
     """Decides for one process; safe to share within its event loop and threads."""
 
@@ -55,8 +85,25 @@ class Gate:
         self._base_url = base_url
         self._cache: dict[str, tuple[int, tuple[ProvisionRow, ...]]] = {}
         self._criteria: dict[tuple[str, str, str], Query] = {}
+        self._names = PatientNames()
         self._fresh_until_ms = 0
         self._fresh_read_ms = 0
+
+    def facts(self, reader: apsw.Connection, row: VersionRow) -> ResourceFacts:
+        """What the decision needs of a stored version."""
+        return stored_facts(reader, row, self._names)
+
+    def viewing(self, connection: apsw.Connection, caller: Caller, type_: str) -> Viewing:
+        """The decision of a search, prepared once for all its matches."""
+        return Viewing(self, connection, caller, type_)
+
+    def provisions(self, connection: apsw.Connection, caller: Caller, patients: Sequence[str]) -> list[Provision]:
+        """What these patients permit and deny, as this caller sees it."""
+        rows = self._rows(connection, patients, caller.seq)
+        if not rows:
+            return []
+        names = {self._index.grantee(reference): reference for reference in caller.grant.grantees}
+        return [row.for_holder(names) for row in rows]
 
     def chain_fresh(self, connection: apsw.Connection) -> bool:
         """Whether the follower saw the chain's head recently enough for grants to count."""
@@ -86,13 +133,11 @@ class Gate:
         """One decision at the caller's ``seq``."""
         grant = caller.grant
         patients = {*(stored.home_patients if stored else ()), *(proposed.home_patients if proposed else ())}
-        rows = self._rows(connection, sorted(patients), caller.seq)
-        names = {self._index.grantee(reference): reference for reference in grant.grantees} if rows else {}
         return decide(
             Request(interaction=interaction,  # type: ignore[arg-type]  # one of its letters, chosen by our own code
                     stored=stored, proposed=proposed, chain_fresh=self.chain_fresh(connection),
                     stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels),
-            grant, [row.for_holder(names) for row in rows], now_ms())
+            grant, self.provisions(connection, caller, sorted(patients)), now_ms())
 
     def require_scope(self, caller: Caller, type_: str, letter: str) -> None:
         """Refuse as ``decide`` would whatever is there or not. Raises Forbidden outside the token's scopes."""

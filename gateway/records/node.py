@@ -14,7 +14,7 @@ import apsw
 from gateway.access.typed_data import Domain
 from gateway.config import Settings
 from gateway.crypto.keys import KeyRing
-from gateway.errors import Conflict, StoreBusy
+from gateway.errors import Moved, StoreBusy
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource
@@ -32,10 +32,6 @@ from gateway.store.sql import Database, GroupCommit, now_ms
 T = TypeVar("T")
 _ATTEMPTS = 32
 """Everyone of as many writers of one resource gets a turn: each round one of them wins."""
-
-
-class Moved(Conflict):
-    """A revocation or another write was committed between decision and commit: decide again."""
 
 
 Hook = Callable[[apsw.Connection], None]

@@ -12,11 +12,11 @@ import apsw
 
 from gateway import audit
 from gateway.access.decision import Decision, Deny
+from gateway.audit import Disclosure
 from gateway.crypto.envelope import Opened
 from gateway.errors import Gone, NotFound
 from gateway.records.gate import Caller, refusal
-from gateway.records.node import Node, still
-from gateway.records.versions import stored_facts
+from gateway.records.node import Node
 from gateway.store import journal
 from gateway.store.journal import VersionRow
 
@@ -66,7 +66,7 @@ def _permitted_versions(node: Node, caller: Caller, connection: apsw.Connection,
     while len(found) < count:
         rows = journal.history(connection, type_, id_, below=below, limit=count)
         found += [row for row in rows if not isinstance(node.gate.decide(
-            connection, caller, "r", stored=stored_facts(connection, row),
+            connection, caller, "r", stored=node.gate.facts(connection, row),
             stored_matcher=node.gate.stored_matcher(connection, row.seq)), Deny)]
         if len(rows) < count:
             break
@@ -91,7 +91,7 @@ async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, ro
         await node.commits.commit(lambda tx: audit.append(tx, rows))
         node.gate.require_scope(caller, type_, "r")
         raise NotFound(f"{what} is not known")
-    facts = stored_facts(connection, row)
+    facts = node.gate.facts(connection, row)
     decision = node.gate.decide(connection, caller, "r", stored=facts,
                                 stored_matcher=node.gate.stored_matcher(connection, row.seq))
     if isinstance(decision, Deny):
@@ -103,12 +103,7 @@ async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, ro
 
 async def _audited(node: Node, caller: Caller, rows: list[VersionRow], decision: Decision, name: str) -> None:
     connection = node.database.reader
-    patients = {f"Patient/{id_}" for row in rows for id_ in journal.patients_of(connection, row)}
+    patients = {reference for row in rows for reference in node.gate.facts(connection, row).home_patients}
     sealed = node.gate.entries(caller, "r", name, decision, patients=sorted(patients),
                                what=[f"{row.type}/{row.id}/_history/{row.vid}" for row in rows])
-
-    def work(tx: apsw.Connection) -> None:
-        still(tx, caller)
-        audit.append(tx, sealed)
-
-    await node.commits.commit(work)
+    await node.commits.join(Disclosure(caller.seq, sealed))

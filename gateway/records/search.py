@@ -15,19 +15,17 @@ from urllib.parse import quote, urlencode
 import apsw
 import orjson
 
-from gateway import audit
 from gateway.access.decision import Decision, Deny
-from gateway.audit import SealedRow
+from gateway.audit import Disclosure, SealedRow
 from gateway.crypto.envelope import Opened
 from gateway.errors import BadSearch, Issue
 from gateway.fhir.outcome import operation_outcome
-from gateway.fhir.query import HashIs, Query
+from gateway.fhir.query import HashIs, IdIs, Query
 from gateway.fhir.resource import format_instant
 from gateway.records import sorting
 from gateway.records.gate import Caller
-from gateway.records.node import Node, still
+from gateway.records.node import Node
 from gateway.records.paging import PageLink
-from gateway.records.versions import stored_facts
 from gateway.store import journal
 from gateway.store.index import Cursor, Match, SqlBound
 from gateway.store.journal import VersionRow
@@ -88,11 +86,10 @@ async def _page(node: Node, caller: Caller, query: Query, pairs: Sequence[tuple[
             snapshot = page.snapshot if page else journal.head_seq(connection)
             found = _find(node, caller, connection, query, snapshot, after)
             rows = [match.row for match in found.matches]
-            local = node.versions.all_local(connection, rows)
-            opened = node.versions.open_many(connection, rows) if local else []
+            local = node.versions.open_local_many(connection, rows)
             entries = _entries(node, caller, connection, query, rows, found.decisions)
-        if not local:
-            opened = await asyncio.to_thread(lambda: node.versions.open_many(node.database.reader, rows))
+        opened = local if local is not None else await asyncio.to_thread(
+            lambda: node.versions.open_many(node.database.reader, rows))
     await _commit(node, caller, entries)
     link = None
     if found.following is not None:
@@ -123,12 +120,12 @@ def _find(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
     wanted = query.count + 1
     matches: list[Match] = []
     decisions: list[Decision] = []
+    viewing = node.gate.viewing(connection, caller, query.type)
     while True:
         limit = wanted - len(matches)
         batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=limit, after=after)
         for match in batch:
-            decision = node.gate.decide(connection, caller, "s", stored=stored_facts(connection, match.row),
-                                        stored_matcher=node.gate.stored_matcher(connection, match.row.seq))
+            decision = viewing.decide(node.gate.facts(connection, match.row), match.row.seq)
             if not isinstance(decision, Deny):
                 matches.append(match)
                 decisions.append(decision)
@@ -145,7 +142,7 @@ def _entries(node: Node, caller: Caller, connection: apsw.Connection, query: Que
     asked = urlencode(query.used)
     groups: dict[tuple[tuple[str, ...], Decision], list[str]] = defaultdict(list)
     for row, decision in zip(rows, decisions, strict=True):
-        patients = tuple(f"Patient/{id_}" for id_ in journal.patients_of(connection, row))
+        patients = node.gate.facts(connection, row).home_patients
         groups[patients, decision].append(f"{row.type}/{row.id}/_history/{row.vid}")
     sealed: list[SealedRow] = []
     for (patients, decision), what in groups.items():
@@ -161,11 +158,11 @@ def _entries(node: Node, caller: Caller, connection: apsw.Connection, query: Que
 def _refused(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
              asked: str) -> tuple[SealedRow, ...]:
     """The patient's own audit shows a search that asked for them and was let see nothing."""
-    if not any(isinstance(predicate, HashIs) for criterion in query.criteria for predicate in criterion.any_of):
+    if not any(isinstance(predicate, HashIs | IdIs) for criterion in query.criteria for predicate in criterion.any_of):
         return ()
     hidden = node.index.search(connection, query, SqlBound("1"), snapshot=journal.head_seq(connection), limit=1)
     for match in hidden:
-        facts = stored_facts(connection, match.row)
+        facts = node.gate.facts(connection, match.row)
         decision = node.gate.decide(connection, caller, "s", stored=facts,
                                     stored_matcher=node.gate.stored_matcher(connection, match.row.seq))
         if isinstance(decision, Deny):
@@ -175,11 +172,7 @@ def _refused(node: Node, caller: Caller, connection: apsw.Connection, query: Que
 
 
 async def _commit(node: Node, caller: Caller, sealed: tuple[SealedRow, ...]) -> None:
-    def work(connection: apsw.Connection) -> None:
-        still(connection, caller)
-        audit.append(connection, sealed)
-
-    await node.commits.commit(work)
+    await node.commits.join(Disclosure(caller.seq, sealed))
 
 
 def _bundle(query: Query, node: Node, found: Sequence[tuple[VersionRow, bytes]], link: str | None, *,

@@ -20,7 +20,6 @@ from gateway.fhir.resource import parse
 from gateway.fhir.search import SortValue, sort_value
 from gateway.records.gate import Caller
 from gateway.records.node import Node
-from gateway.records.versions import stored_facts
 from gateway.store.index import Cursor, Match
 
 MOST = 2_000
@@ -54,7 +53,7 @@ def sorted_page(node: Node, caller: Caller, connection: apsw.Connection, query: 
                         code="too-costly", expression="http._sort")
     permitted: list[tuple[Match, Decision]] = []
     for match in found:
-        decision = node.gate.decide(connection, caller, "s", stored=stored_facts(connection, match.row),
+        decision = node.gate.decide(connection, caller, "s", stored=node.gate.facts(connection, match.row),
                                     stored_matcher=node.gate.stored_matcher(connection, match.row.seq))
         if not isinstance(decision, Deny):
             permitted.append((match, decision))

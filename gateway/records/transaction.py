@@ -22,6 +22,7 @@ from gateway.errors import (
     Invalid,
     Issue,
     Malformed,
+    Moved,
     PreconditionFailed,
     TooCostly,
     Unprocessable,
@@ -32,7 +33,7 @@ from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, copy, format_instant
 from gateway.records import write
 from gateway.records.gate import Caller
-from gateway.records.node import Hook, Moved, Node, still
+from gateway.records.node import Hook, Node, still
 from gateway.records.search import matching
 from gateway.records.versions import Draft
 from gateway.records.write import Prepared, Refused, Written

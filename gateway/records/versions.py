@@ -22,7 +22,7 @@ from gateway.fhir.resource import Resource, serialise, stamp
 from gateway.store import journal
 from gateway.store.blobs import BlobBackend
 from gateway.store.index import Index
-from gateway.store.journal import IndexRows, NewVersion, VersionRow
+from gateway.store.journal import IndexRows, NewVersion, PatientNames, VersionRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,14 @@ def key_group(access: ResourceFacts) -> str:
     return f"c{access.confidentiality}.{access.labels:x}"
 
 
-def stored_facts(connection: apsw.Connection, row: VersionRow) -> ResourceFacts:
+def stored_facts(reader: apsw.Connection, row: VersionRow, names: PatientNames) -> ResourceFacts:
     """What the decision needs of a stored version, without opening it; categories are keyed hashes in decimal."""
     return ResourceFacts(
         type=row.type, id=row.id,
-        home_patients=tuple(f"Patient/{id_}" for id_ in journal.patients_of(connection, row)),
+        home_patients=tuple([f"Patient/{id_}" for id_ in names.of(reader, row)]),
         author_client=row.client, author_user=row.user, confidentiality=row.confidentiality, labels=row.labels,
         period=None if row.low_ms is None or row.high_ms is None else (row.low_ms, row.high_ms),
-        categories=frozenset(str(hash_) for (hash_,) in struct.iter_unpack("<q", row.categories)))
+        categories=frozenset(map(str, struct.unpack(f"<{len(row.categories) // 8}q", row.categories))))
 
 
 class Versions:
@@ -101,37 +101,40 @@ class Versions:
         envelope = journal.envelope(connection, row.seq)
         if envelope is None:
             envelope = self._blobs.get(row.digest, timeout_s=self._blob_timeout_s)
-        return self._opened(row, envelope)
+        return self._opened(row, envelope, self._ring.open_keys(row.keys))
 
     def open_local(self, connection: apsw.Connection, row: VersionRow) -> Opened | None:
         """``open`` where the block is in the local table; None means it must be fetched (off the event loop)."""
         envelope = journal.envelope(connection, row.seq)
-        return None if envelope is None else self._opened(row, envelope)
+        return None if envelope is None else self._opened(row, envelope, self._ring.open_keys(row.keys))
 
     def open_many(self, connection: apsw.Connection, rows: Sequence[VersionRow]) -> list[Opened]:
         """Several versions, blocks fetched in one statement. Raises as ``open`` does."""
         local = journal.envelopes(connection, [row.seq for row in rows])
         missing = [row.digest for row in rows if row.seq not in local]
         fetched = dict(self._blobs.get_many(missing, timeout_s=self._blob_timeout_s)) if missing else {}
+        return self._all_opened(rows, [local.get(row.seq) or fetched.get(row.digest) for row in rows])
+
+    def open_local_many(self, connection: apsw.Connection, rows: Sequence[VersionRow]) -> list[Opened] | None:
+        """``open_many`` where every block is in the local table; None means some must be fetched."""
+        if not rows:
+            return []
+        local = journal.envelopes(connection, [row.seq for row in rows])
+        if len(local) < len(rows):
+            return None
+        return self._all_opened(rows, [local[row.seq] for row in rows])
+
+    def _all_opened(self, rows: Sequence[VersionRow], envelopes: Sequence[bytes | None]) -> list[Opened]:
         found = []
-        for row in rows:
-            envelope = local.get(row.seq) or fetched.get(row.digest)
+        materials = self._ring.open_many([row.keys for row in rows])
+        for row, envelope, material in zip(rows, envelopes, materials, strict=True):
             if envelope is None:
                 raise BlobUnavailable("a block is neither here nor with the block store")
-            found.append(self._opened(row, envelope))
+            found.append(self._opened(row, envelope, material))
         return found
 
-    def all_local(self, connection: apsw.Connection, rows: Sequence[VersionRow]) -> bool:
-        """Whether opening these rows needs no network."""
-        if not rows:
-            return True
-        marks = ",".join("?" * len(rows))
-        count = connection.execute(f"SELECT count(*) FROM block WHERE seq IN ({marks})",  # noqa: S608
-                                   tuple(row.seq for row in rows)).get
-        return int(str(count)) == len(rows)
-
-    def _opened(self, row: VersionRow, envelope: bytes) -> Opened:
-        return open_envelope(envelope, row.digest, self._ring.open_keys(row.keys), self._custodian,
+    def _opened(self, row: VersionRow, envelope: bytes, material: bytes) -> Opened:
+        return open_envelope(envelope, row.digest, material, self._custodian,
                              Placement(type=row.type, id=row.id, version_id=row.vid))
 
 

@@ -24,6 +24,7 @@ from gateway.errors import (
     Issue,
     Malformed,
     MethodNotAllowed,
+    Moved,
     NotFound,
     PreconditionFailed,
     Unprocessable,
@@ -31,8 +32,8 @@ from gateway.errors import (
 from gateway.fhir.home import home_patients
 from gateway.fhir.resource import Resource, canonical, parse, references, stamp
 from gateway.records.gate import Caller, refusal
-from gateway.records.node import Hook, Moved, Node, still
-from gateway.records.versions import Draft, stored_facts
+from gateway.records.node import Hook, Node, still
+from gateway.records.versions import Draft
 from gateway.store import journal
 from gateway.store.journal import NewVersion, VersionRow
 from gateway.store.sql import now_ms
@@ -146,7 +147,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
             raise Refused(decision, made.access, type_, placed=f"{type_}/{id_}")
         return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True,
                        hook=_type_hook(node, caller, None, made, id_))
-    before = stored_facts(connection, row)
+    before = node.gate.facts(connection, row)
     stored = None if row.deleted else node.versions.open(connection, row).stored
     old = None if stored is None else parse(stored)
     decision = node.gate.decide(
@@ -179,7 +180,7 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
     if row is None:
         node.gate.require_scope(caller, type_, "d")
         return None
-    before = stored_facts(connection, row)
+    before = node.gate.facts(connection, row)
     decision = node.gate.decide(connection, caller, "d", stored=before,
                                 stored_matcher=node.gate.stored_matcher(connection, row.seq))
     if isinstance(decision, Deny):

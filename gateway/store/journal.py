@@ -141,6 +141,41 @@ def ensure_patient(connection: apsw.Connection, id_: str) -> int:
     return connection.last_insert_rowid()
 
 
+class PatientNames:
+    """Committed row ids and logical ids of patients, remembered: neither ever changes. One per process."""
+
+    __slots__ = ("_ids", "_pks", "_size")
+
+    def __init__(self, *, size: int = 50_000) -> None:
+        self._ids: dict[int, str] = {}
+        self._pks: dict[str, int] = {}
+        self._size = size
+
+    def id(self, reader: apsw.Connection, pk: int) -> str:
+        """The logical id behind a row id, read through a connection that sees committed rows alone."""
+        known = self._ids.get(pk)
+        if known is None:
+            known = patient_id(reader, pk)
+            if len(self._ids) >= self._size:
+                self._ids.clear()
+                self._pks.clear()
+            self._ids[pk] = known
+            self._pks[known] = pk
+        return known
+
+    def known_pk(self, id_: str) -> int | None:
+        """The row id, if it was seen committed."""
+        return self._pks.get(id_)
+
+    def of(self, reader: apsw.Connection, row: VersionRow) -> tuple[str, ...]:
+        """Logical ids of every home patient of a version."""
+        if row.patient is None:
+            return ()
+        if not row.others:
+            return (self.id(reader, row.patient),)
+        return patients_of(reader, row)
+
+
 def envelope(connection: apsw.Connection, seq: int) -> bytes | None:
     """The block of a version from the local table, or None once evicted."""
     for (data,) in connection.execute("SELECT envelope FROM block WHERE seq=?", (seq,)):

@@ -164,12 +164,19 @@ class Database:
         os.close(self._lock_fd)
 
 
-class _Waiting:
-    __slots__ = ("future", "work")
+Together = Callable[[apsw.Connection, list[Any]], list[BaseException | None]]
+"""Carries out all items of one kind at once inside the transaction; an error for each that cannot be."""
 
-    def __init__(self, work: Work[Any], future: asyncio.Future[Any]) -> None:
-        self.work = work
+
+class _Waiting:
+    """``work`` runs alone under a savepoint; without one, ``item`` goes with its like."""
+
+    __slots__ = ("future", "item", "work")
+
+    def __init__(self, future: asyncio.Future[Any], *, work: Work[Any] | None = None, item: Any = None) -> None:
         self.future = future
+        self.work = work
+        self.item = item
 
 
 class GroupCommit:
@@ -180,8 +187,9 @@ class GroupCommit:
     rolled back to its savepoint and fails alone; a failing COMMIT fails all of its group.
     """
 
-    def __init__(self, database: Database, *, group_size: int = 64) -> None:
+    def __init__(self, database: Database, together: Together, *, group_size: int = 64) -> None:
         self._database = database
+        self._together = together
         self._group_size = group_size
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -190,12 +198,19 @@ class GroupCommit:
 
     async def commit(self, work: Work[T]) -> T:
         """Run ``work`` in the next group; returns once it is durable."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Waiting(work, future))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        return await self._enqueue(_Waiting(future, work=work), future)
+
+    async def join(self, item: Any) -> None:
+        """Have ``item`` carried out with its like in the next group; returns once it is durable."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._enqueue(_Waiting(future, item=item), future)
+
+    def _enqueue(self, waiting: _Waiting, future: asyncio.Future[T]) -> asyncio.Future[T]:
+        self._waiting.append(waiting)
         if self._task is None:
-            self._task = loop.create_task(self._run())
-        return await asyncio.shield(future)
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        return asyncio.shield(future)
 
     async def _run(self) -> None:
         try:
@@ -214,31 +229,48 @@ class GroupCommit:
             self._fail(list(self._waiting), error)
             self._waiting.clear()
             return
-        done: list[tuple[_Waiting, Any]] = []
-        failed: list[tuple[_Waiting, BaseException]] = []
-        for _ in range(min(len(self._waiting), self._group_size)):
-            item = self._waiting.popleft()
-            connection.execute("SAVEPOINT work")
-            try:
-                done.append((item, item.work(connection)))
-            except Exception as error:
-                connection.execute("ROLLBACK TO work")
-                failed.append((item, error))
-            connection.execute("RELEASE work")
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._group_size))]
+        outcomes = self._carried_out(connection, taken)
         try:
             await loop.run_in_executor(None, lambda: self._database.end(commit=True))
         except Exception as error:
-            self._fail([item for item, _ in done], error)
-            return
+            # What failed by itself is told so; the rest shares the failure of the commit.
+            self._fail([waiting for waiting, (_, refused) in outcomes if refused is None], error)
+        else:
+            self.groups += 1
+            self.works += len(taken)
+        # Only now, so that who tries again sees what this group committed, and does not lose to it twice.
+        for waiting, (result, refused) in outcomes:
+            if refused is not None:
+                self._fail([waiting], refused)
+            elif not waiting.future.done():
+                waiting.future.set_result(result)
+
+    def _carried_out(self, connection: apsw.Connection, taken: list[_Waiting]) -> list[
+            tuple[_Waiting, tuple[Any, BaseException | None]]]:
+        """Each work under its own savepoint, then the joined items together: (result, error) of each."""
+        outcomes: list[tuple[_Waiting, tuple[Any, BaseException | None]]] = []
+        for waiting in taken:
+            if waiting.work is not None:
+                outcomes.append((waiting, self._alone(connection, waiting.work)))
+        joined = [waiting for waiting in taken if waiting.work is None]
+        if joined:
+            errors, failure = self._alone(
+                connection, lambda turn: self._together(turn, [waiting.item for waiting in joined]))
+            for place, waiting in enumerate(joined):
+                outcomes.append((waiting, (None, failure or errors[place])))
+        return outcomes
+
+    @staticmethod
+    def _alone(connection: apsw.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
+        connection.execute("SAVEPOINT work")
+        try:
+            return work(connection), None
+        except Exception as error:
+            connection.execute("ROLLBACK TO work")
+            return None, error
         finally:
-            # Only now, so that who tries again sees what this group committed, and does not lose to it twice.
-            for item, refused in failed:
-                self._fail([item], refused)
-        self.groups += 1
-        self.works += len(done)
-        for item, result in done:
-            if not item.future.done():
-                item.future.set_result(result)
+            connection.execute("RELEASE work")
 
     @staticmethod
     def _fail(items: list[_Waiting], error: BaseException) -> None:
