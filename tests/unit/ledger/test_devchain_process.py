@@ -34,7 +34,8 @@ class Process:
         self.keys = folder / "keys" / "chain.json"
         self.run = subprocess.Popen(
             [sys.executable, "-m", "gateway.ledger.devchain", "--data-dir", str(folder / "chain"), "--keys-file",
-             str(self.keys), "--port", "0", "--lead-s", "3600", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+             str(self.keys), "--port", "0", "--lead-s", "3600", "--parent", str(os.getpid()), *more],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.run.stdout is not None
         line = self.run.stdout.readline()
         assert line, self.run.stderr.read() if self.run.stderr else ""
