@@ -46,7 +46,8 @@ _JSON_TYPES = frozenset({"application/fhir+json", "application/json"})
 _FORMATS = frozenset({"json", "application/json", "application/fhir+json", "text/json"})
 _PREFERENCE = re.compile(r"\s*([\w-]+)\s*=\s*\"?([\w-]+)\"?\s*")
 
-_OPERATIONS = frozenset({("Consent", "$typed-data"), ("Consent", "$sign"), ("Consent", "$revoke")})
+_OPERATIONS = {"Consent": ("$receipt", "$typed-data", "$sign", "$revoke")}
+"""By type; ``$receipt`` is every type's."""
 
 Authenticate = Callable[[str | None], Caller]
 """The Caller behind an Authorization header. Raises Unauthenticated."""
@@ -151,7 +152,7 @@ class FhirDoor:
                 return "sign", self._sign
             case (3, "POST", ["$revoke"]) if type_ == "Consent":
                 return "revoke", self._revoke
-        if len(parts) > 2 and parts[2].startswith("$") and (type_, *parts[2:]) not in _OPERATIONS:
+        if len(parts) > 2 and parts[-1].startswith("$") and parts[-1] not in _OPERATIONS.get(type_, ("$receipt",)):
             raise NotFound(f"the operation {parts[2][:32]!r} is not offered")
         raise MethodNotAllowed(f"{request.method[:16]} is not offered here; {_allowed(parts)} is")
 
