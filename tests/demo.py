@@ -179,7 +179,8 @@ def story(gateway: Gateway, folder: Path) -> None:
     say(f"8  {len(secrets)} names, identifiers, addresses and dates were looked for in {len(data)} files and the log "
         f"({searched / 1e6:.0f} MB): none was found")
 
-    urls = [f"/Patient/{patient}", f"/Patient/{patient}/_history/1", f"/Observation?subject=Patient/{patient}&_count=1000",
+    urls = [f"/Patient/{patient}", f"/Patient/{patient}/_history/1",
+            f"/Observation?subject=Patient/{patient}&_count=1000",
             "/Patient?_count=1000", "/Observation?_sort=-date&_count=200", "/MedicationStatement?_count=1000",
             "/Appointment?_count=1000", "/Condition?_count=1000"]
     before = answers(feed, urls) | {f"doctor {url}": value for url, value in answers(doctor, urls[:3]).items()}

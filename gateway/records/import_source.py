@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from gateway.errors import Issue
 
@@ -134,7 +134,7 @@ class _Reading:
         self._digest = hashlib.file_digest(self._raw, "sha256").digest()  # type: ignore[arg-type]  # a real file
         self._raw.seek(0)
         if self._path.name.lower().endswith(".gz"):
-            self._stream = gzip.GzipFile(fileobj=self._raw, mode="rb")
+            self._stream = cast(IO[bytes], gzip.GzipFile(fileobj=self._raw, mode="rb"))  # it reads as one
 
     def _take_whole(self) -> Piece | Fault:
         body = self._stream.read(self._most + 1)

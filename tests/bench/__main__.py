@@ -140,12 +140,14 @@ def measure(gateway: Gateway) -> None:
             http.post("/", content=body).raise_for_status()
         observations = [entry["resource"]["id"] for entry in http.get(
             "/Observation", params={"_count": "1000"}).json()["entry"]]
-    fresh = [bench.raw("POST", "", json.dumps(bundle(number)[1]).encode()) for number in range(PATIENTS, PATIENTS + 400)]
+    fresh = [bench.raw("POST", "", json.dumps(bundle(number)[1]).encode())
+             for number in range(PATIENTS, PATIENTS + 400)]
     creates = [bench.raw("POST", "Observation", json.dumps(observation(patients[number % PATIENTS], number)).encode())
                for number in range(400)]
     kinds = {
         "reads": ([bench.raw("GET", f"Observation/{id_}") for id_ in observations], 200, 1),
-        "name searches": ([bench.raw("GET", f"Patient?name=family{number:05}") for number in range(PATIENTS // 2)], 200, 1),
+        "name searches": ([bench.raw("GET", f"Patient?name=family{number:05}")
+                           for number in range(PATIENTS // 2)], 200, 1),
         "reference+code searches": ([bench.raw("GET", f"Observation?subject=Patient/{patient}&code=8867-4")
                                      for patient in patients], 200, 1),
         "date-sorted searches": ([bench.raw("GET", f"Observation?subject=Patient/{patient}&_sort=-date&_count=20")

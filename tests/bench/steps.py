@@ -7,7 +7,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from gateway.access.grant import Grant
 from gateway.access.scopes import parse as parse_scopes
@@ -41,13 +40,14 @@ def step_costs() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="gateway-steps-") as folder:
         settings = load_settings({"GATEWAY_DATA_DIR": folder})
         settings.deployment_path.parent.mkdir(parents=True)
+        nowhere = "0x" + "00" * 20
         settings.deployment_path.write_text(json.dumps({
-            "chain_id": 1, **{name: "0x" + "00" * 20 for name in (
-                "custodian", "record_anchor", "consent_registry", "hospital_registry")}}))
+            "chain_id": 1, "custodian": nowhere, "record_anchor": nowhere, "consent_registry": nowhere,
+            "hospital_registry": nowhere}))
         ring = open_ring(settings)
         database = open_database(settings, ring)
         node = build_node(settings, ring, database)
-        grant = Grant(token_id="t", client_id="feed", client_kind="feed", user=None, role="system",  # noqa: S106
+        grant = Grant(token_id="t", client_id="feed", client_kind="feed", user=None, role="system",
                       scopes=parse_scopes("system/*.cruds"), patient=None, purpose="TREAT", grantees=(),
                       expires_ms=now_ms() + 3_600_000)
         caller = Caller(grant=grant, seq=1, again=lambda: caller)

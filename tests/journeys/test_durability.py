@@ -17,7 +17,7 @@ from tests.running import REPOSITORY, Gateway
 SYNTHEA = REPOSITORY / "tests" / "fixtures" / "demo"
 
 
-@pytest.fixture()
+@pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     running = Gateway(tmp_path)
     running.start()
