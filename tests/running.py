@@ -46,8 +46,9 @@ class Gateway:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def start(self, *, wait_s: float = 90) -> float:
-        """Start and wait until it is ready; seconds it took."""
+    def start(self, *, wait_s: float = 90, chain: str = "following") -> float:
+        """Start and wait until it is ready, and says that the chain is ``following`` or ``stalled``; seconds it
+        took."""
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -58,7 +59,7 @@ class Gateway:
                 raise RuntimeError(f"the gateway ended at once:\n{self.log.read_text()[-4000:]}")
             with contextlib.suppress(httpx.HTTPError):
                 answer = httpx.get(f"http://127.0.0.1:{self.port}/health/ready", timeout=1)
-                if answer.status_code == 200 and answer.json()["chain"] == "following":
+                if answer.status_code == 200 and answer.json()["chain"] == chain:
                     return time.monotonic() - started
             time.sleep(0.05)
         raise RuntimeError(f"the gateway is not ready after {wait_s} s:\n{self.log.read_text()[-4000:]}")

@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -90,62 +90,101 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def _running(name: str, command: list[str], port: int, folder: Path, ready: Callable[[Running], bool],
-             ) -> Iterator[Running]:
-    with (folder / "node.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
+class Node:
+    """One node's process: killed and started again it is the same node, on the same port and folder."""
+
+    def __init__(self, name: str, command: list[str], port: int, folder: Path,
+                 ready: Callable[[Running], bool]) -> None:
+        self.name = name
+        self.rpc = f"http://127.0.0.1:{port}"
+        self._command = command
+        self._log = folder / "node.log"
+        self._ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Running:
+        """Start it and wait until it is ready."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + START_S
-        running = Running(name=name, rpc=f"http://127.0.0.1:{port}", chain_id=0, pid=process.pid)
+        running = Running(name=self.name, rpc=self.rpc, chain_id=0, pid=self._process.pid)
         while True:
-            assert process.poll() is None, (folder / "node.log").read_text()[-2_000:]
-            assert time.monotonic() < deadline, f"{name} did not start in {START_S} s"
+            assert self._process.poll() is None, self._log.read_text(errors="replace")[-2_000:]
+            assert time.monotonic() < deadline, f"{self.name} did not start in {START_S} s"
             try:
                 found = running.ask("eth_chainId")
-                if isinstance(found, str) and ready(running):
-                    break
+                if isinstance(found, str) and self._ready(running):
+                    return replace(running, chain_id=int(found, 16))
             except (httpx.HTTPError, ValueError):
                 pass
             time.sleep(0.1)
-        yield Running(name=name, rpc=running.rpc, chain_id=int(found, 16), pid=process.pid)
-    finally:
-        process.terminate()
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(20)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
         try:
-            process.wait(20)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
+            self.kill()
+
+
+@contextmanager
+def _started(node: Node) -> Iterator[Running]:
+    try:
+        yield node.start()
+    finally:
+        node.stop()
 
 
 def _accounts() -> list[str]:
     return [address(Account.from_key(key).address) for key in (OPERATOR, STRANGER)]
 
 
-@contextmanager
-def anvil(folder: Path) -> Iterator[Running]:
+def anvil_node(folder: Path, *options: str) -> Node:
+    """With no more of ``options``: a block for each transaction, and nothing kept on disk."""
     port = free_port()
     command = [str(anvil_binary()), "--host", "127.0.0.1", "--port", str(port), "--chain-id", "31999", "--accounts",
-               "1"]
+               "1", *options]
 
     def funded(running: Running) -> bool:
         for account in _accounts():
             running.ask("anvil_setBalance", account, hex(10**21))
         return True
 
-    with _running("anvil", command, port, folder, funded) as running:
-        yield running
+    return Node("anvil", command, port, folder, funded)
+
+
+def durable_anvil(folder: Path) -> Node:
+    """A block a second, the state on disk as often: what a kill loses is the last second, blocks and all."""
+    return anvil_node(folder, "--block-time", "1", "--state", str(folder / "state.json"), "--state-interval", "1")
 
 
 @contextmanager
-def geth_dev(folder: Path) -> Iterator[Running]:
+def anvil(folder: Path) -> Iterator[Running]:
+    with _started(anvil_node(folder)) as running:
+        yield running
+
+
+def geth_dev_node(folder: Path) -> Node:
     """``--dev`` with a block a second: period 0 stalls on bursts."""
     port = free_port()
     binary, password = str(geth_binary()), _password(folder)
     _import_key(binary, folder, password)
     command = [binary, "--dev", "--dev.period", "1", "--datadir", str(folder / "data"), "--password", str(password),
                *_flags(port)]
-    with _running("geth --dev", command, port, folder, _mining) as running:
+    return Node("geth --dev", command, port, folder, _mining)
+
+
+@contextmanager
+def geth_dev(folder: Path) -> Iterator[Running]:
+    with _started(geth_dev_node(folder)) as running:
         yield running
 
 
@@ -167,7 +206,7 @@ def geth_clique(folder: Path) -> Iterator[Running]:
     command = [binary, "--datadir", str(folder / "data"), "--networkid", "31888", "--syncmode", "full", "--mine",
                "--miner.etherbase", signer, "--unlock", signer, "--password", str(password),
                "--allow-insecure-unlock", *_flags(port)]
-    with _running("geth clique", command, port, folder, _mining) as running:
+    with _started(Node("geth clique", command, port, folder, _mining)) as running:
         yield running
 
 
