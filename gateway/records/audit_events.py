@@ -18,7 +18,7 @@ from gateway import audit
 from gateway.access.decision import Deny
 from gateway.access.facts import ResourceFacts
 from gateway.audit import AuditEntry, Disclosure, StoredRow
-from gateway.errors import Forbidden, Gone, KeyDestroyed, NotFound, TooCostly
+from gateway.errors import BadSearch, Forbidden, Gone, KeyDestroyed, NotFound, TooCostly
 from gateway.fhir.query import HashIs, Query
 from gateway.fhir.resource import format_instant, serialise
 from gateway.fhir.search import matches
@@ -149,6 +149,8 @@ async def search(node: Node, caller: Caller, pairs: Sequence[tuple[str, str]], *
         elif name != "_sort" or value not in ("-date", "-_lastUpdated"):
             kept.append((name, value))
     query = node.query("AuditEvent", kept, strict=strict)
+    if query.sort:
+        raise BadSearch("AuditEvents come newest first: _sort=-date", code="not-supported", expression="http._sort")
     return await node.decided(caller, lambda now: _page(node, now, query, below))
 
 

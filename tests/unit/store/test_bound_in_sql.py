@@ -25,7 +25,7 @@ from gateway.records.versions import stored_facts
 from gateway.store import journal, provisions
 from gateway.store.bound_sql import BoundCompiler
 from gateway.store.index import Index, SqlBound
-from gateway.store.journal import IndexRows, NewVersion
+from gateway.store.journal import IndexRows, NewVersion, PatientNames
 from gateway.store.sql import Database
 from tests.unit.access.worlds import CRITERIA, NOW, World, matcher_of, worlds
 
@@ -79,7 +79,7 @@ def test_a_search_through_the_bound_is_everything_filtered_by_decide(database: D
     versions = [world.facts() for _ in range(10)]
     permits = [replace(provision, id=f"c{number}/0") for number, provision in enumerate(world.provisions())]
     database.transact(lambda tx: store(tx, versions, permits))
-    connection = database.reader
+    connection, names = database.reader, PatientNames()
     stored = [(journal.version(connection, facts.type, f"{number}", 1), facts) for number, facts in enumerate(versions)]
     for _ in range(6):
         grant, fresh = world.grant(), world.random() < 0.8
@@ -97,7 +97,7 @@ def test_a_search_through_the_bound_is_everything_filtered_by_decide(database: D
                 request = Request(interaction="s", stored=facts, chain_fresh=fresh, stored_matcher=matcher_of(facts))
                 if isinstance(decide(request, grant, permits, NOW), Permit):
                     as_made.append(row.seq)
-                request = replace(request, stored=stored_facts(connection, row))
+                request = replace(request, stored=stored_facts(connection, row, names))
                 if isinstance(decide(request, grant, read_back(connection, facts, grant), NOW), Permit):
                     as_stored.append(row.seq)
             assert found == as_made == as_stored
