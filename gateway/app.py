@@ -177,7 +177,8 @@ def build_app(settings: Settings) -> ASGIApp:
         return fhir_response(error)
 
     door = FhirDoor(node, authenticator(node, smart), orjson.dumps(capability_statement(
-        node.definitions, node.extractor.plans, base_url=settings.base_url, token_url=smart.token_url)))
+        node.definitions, node.extractor.plans, base_url=settings.base_url, token_url=smart.token_url,
+        update_creates=settings.update_creates)))
     app.router.routes.append(Mount("/fhir", app=door))
 
     async def front(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's own loose types

@@ -16,8 +16,12 @@ _CONTROL = (("_count", "number", "Resources on a page; 0 asks for the count alon
 RELEASED = "2026-11-21"
 
 
-def capability_statement(definitions: Definitions, plans: Plans, *, base_url: str, token_url: str) -> dict[str, Any]:
-    """The statement of this server at ``base_url``; ``token_url`` is where clients get tokens."""
+def capability_statement(definitions: Definitions, plans: Plans, *, base_url: str, token_url: str,
+                         update_creates: bool) -> dict[str, Any]:
+    """The statement of this server at ``base_url``; ``token_url`` is where clients get tokens.
+
+    ``update_creates``: whether an update to an id never used makes it.
+    """
     return {
         "resourceType": "CapabilityStatement", "status": "active", "date": RELEASED, "kind": "instance",
         "software": {"name": "FHIR gateway", "version": "0.1.0"},
@@ -34,16 +38,16 @@ def capability_statement(definitions: Definitions, plans: Plans, *, base_url: st
                 "extension": [{
                     "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
                     "extension": [{"url": "token", "valueUri": token_url}]}]},
-            "resource": [_resource(plans, name) for name in sorted(definitions.resource_types)],
+            "resource": [_resource(plans, name, update_creates) for name in sorted(definitions.resource_types)],
             "interaction": [{"code": "batch"}, {"code": "transaction"}],
         }]}
 
 
-def _resource(plans: Plans, name: str) -> dict[str, Any]:
+def _resource(plans: Plans, name: str, update_creates: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
         "interaction": [{"code": code} for code in _INTERACTIONS],
-        "versioning": "versioned-update", "readHistory": True, "updateCreate": True, "conditionalCreate": True,
+        "versioning": "versioned-update", "readHistory": True, "updateCreate": update_creates, "conditionalCreate": True,
         "conditionalRead": "not-match", "referencePolicy": ["literal", "local"],
         "searchParam": [*({"name": code, "type": plan.parameter.type, "definition": plan.parameter.url}
                           for code, plan in sorted(plans.of(name).items()) if not plan.refused),

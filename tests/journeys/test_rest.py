@@ -127,6 +127,8 @@ def test_update_as_create_is_a_setting(hospital: Hospital, hospital_with: Callab
     answer = hospital.feed.put("Patient/given-1", resource)
     assert (answer.status_code, answer.headers["etag"]) == (201, 'W/"1"')
     strict = hospital_with(update_creates="false")
+    assert {one["updateCreate"] for one in strict.feed.get("metadata").json()["rest"][0]["resource"]} == {False}
+    assert {one["updateCreate"] for one in hospital.feed.get("metadata").json()["rest"][0]["resource"]} == {True}
     before = strict.stored()
     answer = strict.feed.put("Patient/given-1", resource)
     assert answer.status_code == 405
