@@ -47,8 +47,8 @@ def _resource(plans: Plans, name: str, update_creates: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
         "interaction": [{"code": code} for code in _INTERACTIONS],
-        "versioning": "versioned-update", "readHistory": True, "updateCreate": update_creates, "conditionalCreate": True,
-        "conditionalRead": "not-match", "referencePolicy": ["literal", "local"],
+        "versioning": "versioned-update", "readHistory": True, "updateCreate": update_creates,
+        "conditionalCreate": True, "conditionalRead": "not-match", "referencePolicy": ["literal", "local"],
         "searchParam": [*({"name": code, "type": plan.parameter.type, "definition": plan.parameter.url}
                           for code, plan in sorted(plans.of(name).items()) if not plan.refused),
                         *({"name": code, "type": type_, "documentation": text} for code, type_, text in _CONTROL)]}
