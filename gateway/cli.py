@@ -181,7 +181,10 @@ def _status(given: argparse.Namespace) -> int:
 def _token(given: argparse.Namespace) -> int:
     from gateway.smart.minting import mint_token
 
-    secret, _ = mint_token(_smart(_settings()), scope=given.scope, client=given.client, user=given.user,
+    settings = _settings()
+    if not settings.operator_tokens:
+        raise Misconfigured("GATEWAY_OPERATOR_TOKENS is false: tokens come from the authorization server alone")
+    secret, _ = mint_token(_smart(settings), scope=given.scope, client=given.client, user=given.user,
                            patient=given.patient, purpose=given.purpose, ttl_s=given.ttl, reason=given.reason)
     print(str(secret))
     return 0

@@ -73,6 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("chain_operator_key_file", "", str, "operator's private key; `<keys_dir>/operator.key` when empty"),
     Setting("chain_confirmations", "0", _natural, "blocks on top of one before it counts as final"),
     Setting("chain_max_head_age_s", "900", _positive, "an external chain's head older than this is stalled"),
+    Setting("operator_tokens", "true", _flag, "whether `gateway token` mints; say false in production"),
     Setting("batch_interval_s", "5", _positive, "cadence at which a Batch is closed and anchored"),
     Setting("batch_max", "4096", _positive, "most Entries in one Batch"),
     Setting("ipfs_api", "", str, "Kubo RPC multiaddr or URL, loopback or allowed; embedded blocks when empty"),
@@ -108,6 +109,7 @@ class Settings:
     chain_operator_key_file: Path
     chain_confirmations: int
     chain_max_head_age_s: int
+    operator_tokens: bool
     batch_interval_s: int
     batch_max: int
     ipfs_api: str
