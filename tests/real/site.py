@@ -161,16 +161,25 @@ class Site:
         finally:
             chain.close()
 
-    def anchored_once(self) -> int:
-        """Assert that the chain holds every closed Batch once and nothing else; how many."""
-        batches = self.entries()["batches"]
-        assert set(batches) == {"final"}, batches
-        anchored = [event for event in self.events() if isinstance(event, Anchored)]
-        assert len({event.manifest_digest for event in anchored}) == len(anchored)
-        assert len(anchored) == batches["final"]
-        heads = [bytes(32), *(event.head for event in anchored)]
-        assert [event.previous_head for event in anchored] == heads[:-1]
+    def anchored_once(self, seconds: float = 60) -> int:
+        """Assert that the chain holds every closed Batch once, in one history, and nothing else; how many.
+
+        Each look at the gateway is audited and soon anchored itself: the count is taken where nothing moved.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            before, anchored = self.entries(), self._anchored()
+            if before["pending"] == 0 and before == self.entries():
+                break
+            assert time.monotonic() < deadline, f"not settled within {seconds:.0f} s: {before}"
+            time.sleep(0.5)
+        assert set(before["batches"]) == {"final"}, before
+        assert len({event.manifest_digest for event in anchored}) == len(anchored) == before["batches"]["final"]
+        assert [event.previous_head for event in anchored] == [bytes(32), *(event.head for event in anchored)][:-1]
         return len(anchored)
+
+    def _anchored(self) -> list[Anchored]:
+        return [event for event in self.events() if isinstance(event, Anchored)]
 
 
 def wallet_signature(key: bytes, typed_data: bytes) -> str:
