@@ -15,13 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
 
-from gateway.errors import GatewayError, Misconfigured, StoreBusy
+from gateway.errors import Misconfigured, StoreBusy
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], T]
@@ -29,6 +30,8 @@ Work = Callable[[apsw.Connection], T]
 MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK_TIMEOUT_S = 30.0
 _CACHE_KIB = 32_768
+_UNWRITABLE = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.ReadOnlyError, apsw.CantOpenError)
+"""What SQLite says when the disk, not the statement, is at fault. It may have rolled the transaction back by itself."""
 
 
 def connect(path: Path, page_key: bytes, *, cache_kib: int = _CACHE_KIB) -> apsw.Connection:
@@ -99,10 +102,16 @@ class Database:
             connection.execute("COMMIT")
 
     def transact(self, work: Work[T]) -> T:
-        """Run ``work`` alone in one durable transaction; for commands and background loops."""
+        """Run ``work`` alone in one durable transaction; for commands and background loops.
+
+        Raises StoreBusy when the disk takes no more, else what ``work`` raises.
+        """
         connection = self.begin()
         try:
             result = work(connection)
+        except _UNWRITABLE as error:
+            self.end(commit=False)
+            raise _unwritable(error) from error
         except BaseException:
             self.end(commit=False)
             raise
@@ -118,6 +127,9 @@ class Database:
         except BlockingIOError:
             self._thread_lock.release()
             return None
+        except OSError as error:
+            self._thread_lock.release()
+            raise StoreBusy("the writer's lock cannot be taken") from error
         return self._started()
 
     def begin(self) -> apsw.Connection:
@@ -142,7 +154,8 @@ class Database:
     def end(self, *, commit: bool) -> None:
         """Commit durably or roll back, and give the turn to the next."""
         try:
-            self._writer.execute("COMMIT" if commit else "ROLLBACK")
+            if commit or self._writer.in_transaction:  # SQLite rolls back by itself when the disk is full
+                self._writer.execute("COMMIT" if commit else "ROLLBACK")
         except apsw.Error as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -164,6 +177,10 @@ class Database:
         os.close(self._lock_fd)
 
 
+def _unwritable(error: BaseException) -> StoreBusy:
+    return StoreBusy(f"the database cannot be written: {type(error).__name__}")
+
+
 Together = Callable[[apsw.Connection, list[Any]], list[BaseException | None]]
 """Carries out all items of one kind at once inside the transaction; an error for each that cannot be."""
 
@@ -183,8 +200,9 @@ class GroupCommit:
     """Everything that waits in this event loop shares one transaction and one fsync.
 
     The statements run on the loop's own thread (a second thread would trade the interpreter lock at
-    every step); waiting for the turn and the fsync itself happen in a thread. One failing work is
-    rolled back to its savepoint and fails alone; a failing COMMIT fails all of its group.
+    every step); waiting for the turn and the fsync itself happen in a thread of its own: in the loop's shared
+    pool the fsync could wait behind threads that wait for the turn it ends. One failing work is rolled back
+    to its savepoint and fails alone; a failing COMMIT or a full disk fails all of its group.
     """
 
     def __init__(self, database: Database, together: Together, *, group_size: int = 64) -> None:
@@ -193,6 +211,7 @@ class GroupCommit:
         self._group_size = group_size
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self.groups = 0
         self.works = 0
 
@@ -224,15 +243,20 @@ class GroupCommit:
         try:
             connection = self._database.try_begin()
             if connection is None:
-                connection = await loop.run_in_executor(None, self._database.begin)
-        except GatewayError as error:
+                connection = await loop.run_in_executor(self._thread, self._database.begin)
+        except Exception as error:
             self._fail(list(self._waiting), error)
             self._waiting.clear()
             return
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._group_size))]
-        outcomes = self._carried_out(connection, taken)
         try:
-            await loop.run_in_executor(None, lambda: self._database.end(commit=True))
+            outcomes = self._carried_out(connection, taken)
+        except Exception as error:
+            self._database.end(commit=False)
+            self._fail(taken, error)
+            return
+        try:
+            await loop.run_in_executor(self._thread, lambda: self._database.end(commit=True))
         except Exception as error:
             # What failed by itself is told so; the rest shares the failure of the commit.
             self._fail([waiting for waiting, (_, refused) in outcomes if refused is None], error)
@@ -248,7 +272,11 @@ class GroupCommit:
 
     def _carried_out(self, connection: apsw.Connection, taken: list[_Waiting]) -> list[
             tuple[_Waiting, tuple[Any, BaseException | None]]]:
-        """Each work under its own savepoint, then the joined items together: (result, error) of each."""
+        """Each work under its own savepoint, then the joined items together: (result, error) of each.
+
+        Raises StoreBusy when SQLite took back the whole transaction: nothing of the group may be told as done, and
+        nothing more be done outside of it.
+        """
         outcomes: list[tuple[_Waiting, tuple[Any, BaseException | None]]] = []
         for waiting in taken:
             if waiting.work is not None:
@@ -264,13 +292,16 @@ class GroupCommit:
     @staticmethod
     def _alone(connection: apsw.Connection, work: Work[Any]) -> tuple[Any, BaseException | None]:
         connection.execute("SAVEPOINT work")
+        outcome: tuple[Any, BaseException | None]
         try:
-            return work(connection), None
+            outcome = work(connection), None
         except Exception as error:
+            if not connection.in_transaction:
+                raise _unwritable(error) from error
             connection.execute("ROLLBACK TO work")
-            return None, error
-        finally:
-            connection.execute("RELEASE work")
+            outcome = None, _unwritable(error) if isinstance(error, _UNWRITABLE) else error
+        connection.execute("RELEASE work")
+        return outcome
 
     @staticmethod
     def _fail(items: list[_Waiting], error: BaseException) -> None:
