@@ -323,7 +323,7 @@ def transition(old: str | None, new: str, by: Actor) -> Outcome:
     if old == "active":
         if new in ("inactive", "entered-in-error"):
             return Success() if by != "feed" else Failure(6, "the patient or the records office revokes, not the feed")
-        return Failure(7, f"an active Consent can only be revoked, not become {new}")
+        return Failure(7, f"a signed Consent can only be revoked, not become {new}")
     return Success()
 
 

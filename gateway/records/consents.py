@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import apsw
 from gateway import audit
 from gateway.access import signature as signatures
 from gateway.access.consent import Actor, provisions_of, same_terms, transition
-from gateway.access.decision import Deny
+from gateway.access.decision import Decision, Deny
 from gateway.access.provision import Failure, Provision
 from gateway.access.terms import grantee_text, terms_of
 from gateway.access.typed_data import (
@@ -33,8 +34,9 @@ from gateway.access.typed_data import (
     typed_data,
     validity_s,
 )
+from gateway.audit import Disclosure
 from gateway.crypto.index_hash import Pseudonymizer
-from gateway.errors import Conflict, Forbidden, Issue, Moved, NotFound, Unprocessable
+from gateway.errors import Conflict, Forbidden, Gone, Issue, Moved, NotFound, PreconditionFailed, Unprocessable
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.ledger.chain import GrantCall, RevokeCall, address
 from gateway.records import write
@@ -48,6 +50,8 @@ from gateway.store.sql import now_ms
 
 _DEADLINE_S = 30 * 24 * 3600
 _KINDS: tuple[SignerKind, ...] = ("wallet", "custodial", "passkey", "attested")
+_OPEN = ("draft", "proposed")
+_WALLET = re.compile(r"(?:0x)?[0-9A-Fa-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,24 +90,33 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
     """
     before = old.get("status") if old else None
     status = str(new.get("status"))
-    outcome = transition(before, status, actor(caller))
+    # What is signed is in force, or will be by itself: from here on it can only be ended, whatever its status shows.
+    # A signature between this look and the commit moves decision_seq, and all is decided again.
+    signed = before in _OPEN and _is_signed(node.database.reader, str(new["id"]))
+    outcome = transition("active" if signed else before, status, actor(caller))
     if isinstance(outcome, Failure):
         raise Unprocessable(outcome.reason, code="business-rule", expression="Consent.status")
-    if status in ("draft", "proposed"):
+    if status in _OPEN:
         _provisions(node, new)
         return None
     if old is not None and not same_terms(old, new):
         raise Unprocessable("what was signed cannot be changed: write a new Consent", code="business-rule",
                             expression="Consent.provision")
-    if before != "active":
-        return None
     return _ending(node, str(new["id"]))
 
 
 def check_deletion(node: Node, connection: apsw.Connection, row: VersionRow) -> None:
-    """An active Consent is ended, not deleted. Raises Conflict."""
-    if parse(node.versions.open(connection, row).stored).get("status") == "active":
-        raise Conflict("the Consent is active: make it inactive (or POST $revoke) first")
+    """An active Consent, or one signed to be, is ended, not deleted. Raises Conflict."""
+    status = parse(node.versions.open(connection, row).stored).get("status")
+    if status == "active" or (status in _OPEN and _is_signed(connection, row.id)):
+        raise Conflict("the Consent is signed: make it inactive (or POST $revoke) first")
+
+
+def _is_signed(connection: apsw.Connection, consent: str) -> bool:
+    """Whether somebody signed an open Consent: its grant is on its way or final, or it denies. A grant that the chain
+    refused does not count: those terms may be put right and signed anew."""
+    return outbox.grant_of_consent(connection, consent) is not None or connection.execute(
+        "SELECT 1 FROM provision WHERE consent=? AND state='final' LIMIT 1", (consent,)).get is not None
 
 
 def _provisions(node: Node, consent: Resource, **state: Any) -> tuple[Provision, ...]:
@@ -158,12 +171,12 @@ def _sign(node: Node, patient: str, hashed: bytes) -> bytes:
     return signatures.normalised(bytes(signed.to_bytes()))
 
 
-def _signable(node: Node, connection: apsw.Connection, consent: Resource, row: VersionRow, kind: SignerKind,
+def _signable(node: Node, connection: apsw.Connection, at: _Current, kind: SignerKind,
               wallet: str | None) -> Signable:
     """Deterministic: salts and nonce come from the version, so that nothing is kept between showing and signing."""
-    patient = str(consent["patient"]["reference"]).rsplit("/", 1)[-1]
+    row, patient = at.row, at.patient
     place = (row.id, str(row.vid), kind, wallet or "")
-    found = _provisions(node, consent)
+    found = _provisions(node, at.consent)
     names = _names(node, connection, found)
     terms = terms_of(found, hospital=node.settings.hospital_name, names=names,
                      salt=_derived(node, patient, "terms salt", *place))
@@ -196,20 +209,42 @@ def _wallet_of(connection: apsw.Connection, patient: str) -> str | None:
     return None
 
 
-async def _readable(node: Node, caller: Caller, id_: str) -> tuple[VersionRow, Resource]:
-    """The current Consent, if the caller may read it; else what absent looks like."""
-    connection = node.database.reader
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Current:
+    """A Consent's current version as the caller may see it; ``patient`` is a logical id."""
+
+    row: VersionRow
+    consent: Resource
+    patient: str
+    decision: Decision
+
+
+async def _current(node: Node, caller: Caller, id_: str, name: str, letter: Literal["r", "u"]) -> _Current:
+    """The current Consent, if the caller may read it, and with ``u`` also change it; else what absent looks like."""
+    connection, what = node.database.reader, f"Consent/{id_}"
     row = journal.current(connection, "Consent", id_)
-    if row is None or row.deleted:
-        raise NotFound(f"Consent/{id_} is not known")
-    decision = node.gate.decide(connection, caller, "r", stored=node.gate.facts(connection, row),
-                                stored_matcher=node.gate.stored_matcher(connection, row.seq))
-    if isinstance(decision, Deny):
-        rows = node.gate.entries(caller, "r", "typed-data", decision, what=(f"Consent/{id_}",),
-                                 patients=node.gate.facts(connection, row).home_patients)
+    if row is None:
+        rows = node.gate.entries(caller, letter, name, None, what=(what,), patients=(), outcome="4")
         await node.commits.commit(lambda tx: audit.append(tx, rows))
-        raise refusal(decision, f"Consent/{id_}")
-    return row, parse(node.versions.open(connection, row).stored)
+        for needed in dict.fromkeys(("r", letter)):
+            node.gate.require_scope(caller, "Consent", needed)
+        raise NotFound(f"{what} is not known")
+    facts, matcher = node.gate.facts(connection, row), node.gate.stored_matcher(connection, row.seq)
+    decision = node.gate.decide(connection, caller, "r", stored=facts, stored_matcher=matcher)
+    readable = not isinstance(decision, Deny)
+    if readable and letter == "u":
+        decision = node.gate.decide(connection, caller, "u", stored=facts, proposed=facts, stored_matcher=matcher,
+                                    proposed_matcher=matcher)
+    if isinstance(decision, Deny):
+        rows = node.gate.entries(caller, letter, name, decision, what=(what,), patients=facts.home_patients)
+        await node.commits.commit(lambda tx: audit.append(tx, rows))
+        if readable and decision.kind == "permission":
+            raise Forbidden(f"{what} may be read, not changed, with this token")
+        raise refusal(decision, what)
+    if row.deleted:
+        raise Gone(f"{what} was deleted", version_id=row.vid)
+    return _Current(row=row, consent=parse(node.versions.open(connection, row).stored), decision=decision,
+                    patient=facts.home_patients[0].removeprefix("Patient/"))
 
 
 def _kind_for(node: Node, caller: Caller, patient: str, wallet: str | None,
@@ -218,7 +253,8 @@ def _kind_for(node: Node, caller: Caller, patient: str, wallet: str | None,
     registered = _wallet_of(node.database.reader, patient)
     if wallet is not None:
         wallet = _address(wallet)
-        own = caller.grant.self_patient == f"Patient/{patient}"
+        # Not a delegate's: the mandate ends, a registered wallet stays.
+        own = caller.grant.role == "patient" and caller.grant.self_patient == f"Patient/{patient}"
         if registered is not None and address(registered) != address(wallet):
             raise Unprocessable("another wallet is registered for this patient", code="business-rule",
                                 expression="wallet")
@@ -230,6 +266,9 @@ def _kind_for(node: Node, caller: Caller, patient: str, wallet: str | None,
     kind = asked or "custodial"
     if kind not in _KINDS:
         raise Unprocessable(f"signer kind {kind!r} is none of {', '.join(_KINDS)}", code="value", expression="kind")
+    if kind == "custodial" and registered is not None:
+        raise Unprocessable("the patient's registered wallet signs: send its signature", code="business-rule",
+                            expression="kind")
     if kind == "passkey":
         raise Unprocessable("no passkey is registered for this patient", code="not-supported", expression="kind")
     if kind == "wallet":
@@ -239,73 +278,89 @@ def _kind_for(node: Node, caller: Caller, patient: str, wallet: str | None,
 
 
 def _address(text: str) -> str:
-    try:
-        raw = bytes.fromhex(text.removeprefix("0x"))
-    except ValueError:
-        raw = b""
-    if len(raw) != 20:
+    if _WALLET.fullmatch(text) is None:
         raise Unprocessable("a wallet is 0x and 40 hex digits", code="value", expression="wallet")
     return address(text)
 
 
-def _patient(consent: Resource) -> str:
-    return str(consent["patient"]["reference"]).rsplit("/", 1)[-1]
-
-
 async def show(node: Node, caller: Caller, id_: str, *, wallet: str | None) -> bytes:
-    """``$typed-data``: the EIP-712 JSON to sign; of an active Consent, the revocation."""
-    row, consent = await _readable(node, caller, id_)
-    connection = node.database.reader
-    if consent.get("status") == "active":
-        granted = outbox.grant_of_consent(connection, id_)
-        if granted is None:
-            raise Conflict("this Consent rests on no grant; revoke it with $revoke")
-        kind: SignerKind = "custodial" if _custodial_address(node, _patient(consent)) == granted.patient else "wallet"
-        revoke = RevokeMessage(
-            patient=granted.patient, grant_id=grant_id(granted.patient, granted.grantee, granted.terms_hash),
-            nonce=nonce_of(kind, _derived(node, _patient(consent), "revoke nonce", id_)[:31]),
-            deadline_s=row.updated_ms // 1000 + _DEADLINE_S)
-        return serialise(typed_data(revoke, node.domain))
-    if consent.get("status") != "proposed":
-        raise Conflict(f"a Consent that is {consent.get('status')} is not signed")
-    kind, signer = _kind_for(node, caller, _patient(consent), wallet, None)
-    return serialise(typed_data(_signable(node, connection, consent, row, kind, signer).message, node.domain))
+    """``$typed-data``: the EIP-712 JSON to sign; of a Consent that was signed, the revocation of its grant."""
+    async def attempt(caller: Caller) -> bytes:
+        at = await _current(node, caller, id_, "typed-data", "r")
+        shown = serialise(typed_data(_asked(node, caller, at, wallet), node.domain))
+        rows = node.gate.entries(caller, "r", "typed-data", at.decision, patients=(f"Patient/{at.patient}",),
+                                 what=(f"Consent/{id_}/_history/{at.row.vid}",))
+        await node.commits.join(Disclosure(caller.seq, rows))
+        return shown
+    return await node.decided(caller, attempt)
+
+
+def _asked(node: Node, caller: Caller, at: _Current, wallet: str | None) -> GrantMessage | RevokeMessage:
+    connection, status = node.database.reader, at.consent.get("status")
+    granted = outbox.grant_of_consent(connection, at.row.id)
+    if granted is not None:
+        return _revoke_message(node, at, granted, _deadlines_s()[0])
+    if status == "active":
+        raise Conflict("this Consent rests on no grant; revoke it with $revoke")
+    if status != "proposed":
+        raise Conflict(f"a Consent that is {status} is not signed")
+    kind, signer = _kind_for(node, caller, at.patient, wallet, None)
+    return _signable(node, connection, at, kind, signer).message
+
+
+def _deadlines_s() -> tuple[int, int]:
+    """Until when a revocation is good, and what was said in the period before: 30 to 60 days, alike for all who ask
+    within 30, so that nothing is kept between showing and signing, however old the grant."""
+    present = now_ms() // 1000 // _DEADLINE_S
+    return (present + 2) * _DEADLINE_S, (present + 1) * _DEADLINE_S
+
+
+def _revoke_message(node: Node, at: _Current, granted: GrantCall, deadline_s: int) -> RevokeMessage:
+    kind: SignerKind = "custodial" if _custodial_address(node, at.patient) == granted.patient else "wallet"
+    return RevokeMessage(
+        patient=granted.patient, grant_id=grant_id(granted.patient, granted.grantee, granted.terms_hash),
+        nonce=nonce_of(kind, _derived(node, at.patient, "revoke nonce", at.row.id)[:31]), deadline_s=deadline_s)
 
 
 async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Written:
     """``$sign``: check the signature, store the provisions as pending and the grant for the relay, in one commit.
 
-    Raises Unprocessable (other terms, another signer), Conflict (signed already), Forbidden (another's session).
+    Raises Unprocessable (other terms, another signer), Conflict (signed already), Forbidden (another's session, or a
+    token that may not change the Consent: a signature decides who reads).
     """
     given = _parameters(parameters)
 
     async def attempt(caller: Caller) -> Written:
-        row, consent = await _readable(node, caller, id_)
-        if consent.get("status") != "proposed" or outbox.grant_of_consent(node.database.reader, id_) is not None:
-            raise Conflict(f"Consent/{id_} is {consent.get('status')} and was signed already")
-        kind, wallet = _kind_for(node, caller, _patient(consent), given.get("wallet"), given.get("kind") or (
+        at = await _current(node, caller, id_, "sign", "u")
+        row, patient = at.row, at.patient
+        if at.consent.get("status") != "proposed" or _is_signed(node.database.reader, id_):
+            raise Conflict(f"Consent/{id_} is {at.consent.get('status')}, or was signed already")
+        kind, wallet = _kind_for(node, caller, patient, given.get("wallet"), given.get("kind") or (
             None if given.get("signature") else "custodial"))
-        signable = _signable(node, node.database.reader, consent, row, kind, wallet)
+        signable = _signable(node, node.database.reader, at, kind, wallet)
         if signable.message.deadline_s < now_ms() // 1000:
             raise Unprocessable("the time to sign has passed: update the Consent and ask again", code="expired",
                                 expression="Consent")
-        signed = _signature(node, caller, consent, signable, given.get("signature"))
-        rows = node.gate.entries(caller, "u", "sign", None, what=(f"Consent/{id_}/_history/{row.vid}",),
-                                 patients=(f"Patient/{_patient(consent)}",), outcome="0")
+        if signable.provisions[0].valid_until_ms <= now_ms():
+            raise Unprocessable("the period of the terms is over", code="expired",
+                                expression="Consent.provision.period")
+        signed = _signature(node, caller, patient, signable, given.get("signature"))
+        rows = node.gate.entries(caller, "u", "sign", at.decision, what=(f"Consent/{id_}/_history/{row.vid}",),
+                                 patients=(f"Patient/{patient}",))
 
         def work(connection: apsw.Connection) -> None:
             still(connection, caller)
             now = journal.current(connection, "Consent", id_)
-            if now is None or now.seq != row.seq or outbox.grant_of_consent(connection, id_) is not None:
+            if now is None or now.seq != row.seq or _is_signed(connection, id_):
                 raise Moved("the Consent changed")
             _store(node, connection, id_, signable, signed)
             if given.get("wallet") and kind == "wallet":
                 connection.execute("UPDATE account SET wallet=? WHERE fhir_user=? AND wallet IS NULL",
-                                   (wallet, f"Patient/{_patient(consent)}"))
+                                   (wallet, f"Patient/{patient}"))
             audit.append(connection, rows)
 
         await node.commits.commit(work)
-        return Written("Consent", id_, row.vid, row.updated_ms, serialise(consent), False, False)
+        return Written("Consent", id_, row.vid, row.updated_ms, serialise(at.consent), False, False)
     return await node.decided(caller, attempt)
 
 
@@ -324,8 +379,7 @@ def _store(node: Node, connection: apsw.Connection, id_: str, signable: Signable
             deadline_s=message.deadline_s, signature=signed))
 
 
-def _signature(node: Node, caller: Caller, consent: Resource, signable: Signable, given: str | None) -> bytes:
-    patient = _patient(consent)
+def _signature(node: Node, caller: Caller, patient: str, signable: Signable, given: str | None) -> bytes:
     if given is not None:
         raw = _bytes(given)
         signer = signatures.recover(signable.message, node.domain, raw)
@@ -381,37 +435,38 @@ def _parameters(resource: Resource) -> dict[str, str]:
 async def revoke(node: Node, caller: Caller, id_: str, parameters: Resource | None) -> Written:
     """``$revoke``: the Consent becomes inactive and denies at once; a wallet's own signature goes to the chain too."""
     given = _parameters(parameters) if parameters is not None else {}
-    row, consent = await _readable(node, caller, id_)
-    call: RevokeCall | None = None
-    if given.get("signature"):
-        call = _signed_revocation(node, row, id_, consent, _bytes(given["signature"]))
-    hook: Hook | None = None
-    if call is not None:
-        signed = call
 
-        def enqueue(connection: apsw.Connection) -> None:
-            outbox.enqueue(connection, kind="revoke", consent=id_, call=signed, created_ms=now_ms())
-        hook = enqueue
-    return await write.update(node, caller, "Consent", id_, {**consent, "status": "inactive"},
-                              if_match=f'W/"{row.vid}"', hook=hook)
+    async def attempt(caller: Caller) -> Written:
+        at = await _current(node, caller, id_, "revoke", "u")
+        hook: Hook | None = None
+        if given.get("signature"):
+            signed = _signed_revocation(node, at, _bytes(given["signature"]))
+
+            def enqueue(connection: apsw.Connection) -> None:
+                outbox.enqueue(connection, kind="revoke", consent=id_, call=signed, created_ms=now_ms())
+            hook = enqueue
+        try:
+            return await write.update(node, caller, "Consent", id_, {**at.consent, "status": "inactive"},
+                                      if_match=f'W/"{at.row.vid}"', hook=hook)
+        except PreconditionFailed as error:
+            raise Moved("its active version was written in between") from error
+    return await node.decided(caller, attempt)
 
 
-def _signed_revocation(node: Node, row: VersionRow, id_: str, consent: Resource, raw: bytes) -> RevokeCall:
-    granted = outbox.grant_of_consent(node.database.reader, id_)
+def _signed_revocation(node: Node, at: _Current, raw: bytes) -> RevokeCall:
+    granted = outbox.grant_of_consent(node.database.reader, at.row.id)
     if granted is None:
         raise Conflict("this Consent rests on no grant")
-    if _custodial_address(node, _patient(consent)) == granted.patient:
+    if _custodial_address(node, at.patient) == granted.patient:
         raise Unprocessable("the kept key signs this revocation by itself", code="business-rule",
                             expression="Parameters.parameter.where(name='signature')")
-    message = RevokeMessage(
-        patient=granted.patient, grant_id=grant_id(granted.patient, granted.grantee, granted.terms_hash),
-        nonce=nonce_of("wallet", _derived(node, _patient(consent), "revoke nonce", id_)[:31]),
-        deadline_s=row.updated_ms // 1000 + _DEADLINE_S)
-    if address(signatures.recover(message, node.domain, raw)) != granted.patient:
-        raise Unprocessable("the signature is not the patient's over this revocation", code="security",
-                            expression="Parameters.parameter.where(name='signature')")
-    return RevokeCall(patient=granted.patient, grantee=granted.grantee, terms_hash=granted.terms_hash,
-                      nonce=message.nonce, deadline_s=message.deadline_s, signature=signatures.normalised(raw))
+    for deadline_s in _deadlines_s():
+        message = _revoke_message(node, at, granted, deadline_s)
+        if address(signatures.recover(message, node.domain, raw)) == granted.patient:
+            return RevokeCall(patient=granted.patient, grantee=granted.grantee, terms_hash=granted.terms_hash,
+                              nonce=message.nonce, deadline_s=deadline_s, signature=signatures.normalised(raw))
+    raise Unprocessable("the signature is not the patient's over this revocation", code="security",
+                        expression="Parameters.parameter.where(name='signature')")
 
 
 def show_finality(node: Node) -> int:
@@ -421,12 +476,12 @@ def show_finality(node: Node) -> int:
     due = node.database.reader.execute(
         "SELECT DISTINCT consent, state FROM provision WHERE state<>'pending' AND shown<>state").fetchall()
     for consent, state in due:
-        changed += _show(node, str(consent), "active" if state == "final" else "inactive")
+        changed += _show(node, str(consent), str(state))
     return changed
 
 
-def _show(node: Node, id_: str, status: str) -> int:
-    connection = node.database.reader
+def _show(node: Node, id_: str, state: str) -> int:
+    connection, status = node.database.reader, "active" if state == "final" else "inactive"
     row = journal.current(connection, "Consent", id_)
     new = None
     if row is not None and not row.deleted:
@@ -440,7 +495,8 @@ def _show(node: Node, id_: str, status: str) -> int:
                                         user=row.user)
 
     def work(tx: apsw.Connection) -> None:
-        tx.execute("UPDATE provision SET shown=state WHERE consent=?", (id_,))
+        # That state alone: one that came in between is still to be shown.
+        tx.execute("UPDATE provision SET shown=state WHERE consent=? AND state=?", (id_, state))
         if new is not None:
             journal.append(tx, new)
     try:

@@ -1,0 +1,271 @@
+"""The life of a Consent over HTTP: who may sign, change and end it, and what each step leaves. Invariants 4-6, 8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+
+from gateway.ledger.chain import RevokeCall
+from gateway.records import consents
+from gateway.smart.accounts import add_user
+from gateway.store import outbox, provisions
+from tests.journeys.hospital import Client, Hospital, consent
+
+KEY, OTHER = Account.from_key(b"\x11" * 32), Account.from_key(b"\x12" * 32)
+MONTH_S = 30 * 24 * 3600
+
+
+def signed(client: Client, id_: str, **given: str) -> httpx.Response:
+    return client.post(f"Consent/{id_}/$sign", {"resourceType": "Parameters", "parameter": [
+        {"name": name, "valueString": value} for name, value in given.items()]})
+
+
+def by_wallet(key: Any, typed: dict[str, Any]) -> str:
+    return "0x" + key.sign_message(encode_typed_data(full_message=typed)).signature.hex().removeprefix("0x")
+
+
+def proposed(client: Client, patient: str, grantee: str = "Practitioner/1", **elements: Any) -> str:
+    answer = client.post("Consent", consent(patient, grantee, **elements))
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def granted_on_chain(hospital: Hospital, id_: str) -> None:
+    """What the follower does once the grant's block is final."""
+    hospital.database.transact(lambda tx: provisions.set_state_of_consent(tx, id_, "final", only=("pending",)))
+
+
+def states(hospital: Hospital, id_: str) -> list[str]:
+    return [str(state) for (state,) in hospital.database.reader.execute(
+        "SELECT state FROM provision WHERE consent=?", (id_,))]
+
+
+@pytest.fixture
+def patient(hospital: Hospital) -> str:
+    return hospital.new_patient()
+
+
+@pytest.fixture
+def own(hospital: Hospital, patient: str) -> Client:
+    return hospital.patient(patient)
+
+
+@pytest.mark.parametrize("how", ["put", "$revoke"])
+@pytest.mark.parametrize("final", [False, True])
+def test_ending_a_signed_consent_before_it_is_shown_active_ends_what_was_signed(
+        hospital: Hospital, patient: str, own: Client, how: str, final: bool) -> None:
+    id_ = proposed(own, patient, "Practitioner/dr-early")
+    assert signed(own, id_).status_code == 200
+    if final:
+        granted_on_chain(hospital, id_)
+    if how == "put":
+        stored = own.get(f"Consent/{id_}").json()
+        assert own.put(f"Consent/{id_}", {**stored, "status": "inactive"}).status_code == 200
+    else:
+        assert own.request("POST", f"Consent/{id_}/$revoke").status_code == 200
+    granted_on_chain(hospital, id_)
+    assert states(hospital, id_) == ["revoked"]
+    assert hospital.clinician("dr-early").get(f"Patient/{patient}").status_code == 404
+    kinds = [str(kind) for (kind,) in hospital.database.reader.execute(
+        "SELECT kind FROM intent WHERE consent=? ORDER BY pk", (id_,))]
+    assert kinds == ["grant", "revoke"], "the chain is told, even while the grant is on its way"
+
+
+def test_what_was_signed_cannot_be_rewritten_or_deleted_while_it_waits_for_the_chain(hospital: Hospital,
+                                                                                     patient: str) -> None:
+    id_ = proposed(hospital.feed, patient, "Practitioner/dr-a")
+    own = hospital.patient(patient)
+    assert signed(own, id_).status_code == 200
+    for client in (own, hospital.feed):
+        other = {**consent(patient, "Practitioner/dr-b"), "id": id_}
+        assert client.put(f"Consent/{id_}", other).status_code == 422
+        assert client.put(f"Consent/{id_}", {**other, "status": "draft"}).status_code == 422
+    assert hospital.feed.put(f"Consent/{id_}", {**consent(patient, "Practitioner/dr-a"), "id": id_,
+                                                "status": "inactive"}).status_code == 422
+    assert hospital.feed.delete(f"Consent/{id_}").status_code == 409
+    assert own.get(f"Consent/{id_}").json()["meta"]["versionId"] == "1"
+
+
+def test_a_signed_deny_is_not_signed_again_over_other_terms(hospital: Hospital, patient: str, own: Client) -> None:
+    denied = consent(patient, "Practitioner/dr-no")
+    denied["provision"]["type"] = "deny"
+    id_ = proposed(own, patient, provision=denied["provision"])
+    assert signed(own, id_).status_code == 200
+    assert own.put(f"Consent/{id_}", {**consent(patient, "Practitioner/dr-no"), "id": id_}).status_code == 422
+    assert signed(own, id_).status_code == 409
+    assert states(hospital, id_) == ["final"]
+
+
+def test_an_unsigned_consent_may_be_changed_rejected_and_deleted(hospital: Hospital, patient: str) -> None:
+    id_ = proposed(hospital.feed, patient)
+    changed = {**consent(patient, "Practitioner/2"), "id": id_}
+    assert hospital.feed.put(f"Consent/{id_}", changed).status_code == 200
+    assert hospital.feed.put(f"Consent/{id_}", {**changed, "status": "rejected"}).status_code == 200
+    assert hospital.feed.delete(f"Consent/{id_}").status_code == 204
+
+
+@pytest.mark.parametrize("scope", ["patient/*.rs", "patient/Consent.rs", "patient/Consent.cr"])
+def test_signing_is_a_change_and_needs_the_scope_of_one(hospital: Hospital, patient: str, scope: str) -> None:
+    id_ = proposed(hospital.feed, patient)
+    reading = hospital.patient(patient, scope=scope)
+    before = hospital.stored()
+    assert reading.get(f"Consent/{id_}").status_code == 200
+    assert signed(reading, id_).status_code == 403
+    assert hospital.stored() == before
+    assert hospital.audited(patient)[0].outcome == "4"
+
+
+def test_the_patient_of_a_reference_with_a_version_is_the_patient_named(hospital: Hospital) -> None:
+    victim, stranger = hospital.new_patient(), hospital.new_patient()
+    add_user(hospital.smart, fhir_user=f"Patient/{stranger}", role="patient", name="Stranger", wallet=KEY.address)
+    named = {**consent(victim, "Practitioner/1"), "patient": {"reference": f"Patient/{victim}/_history/{stranger}"}}
+    id_ = hospital.feed.post("Consent", named).json()["id"]
+    shown = hospital.feed.get(f"Consent/{id_}/$typed-data")
+    assert shown.json()["message"]["patient"].lower() != KEY.address.lower()
+    assert signed(hospital.feed, id_, signature=by_wallet(KEY, shown.json())).status_code == 422
+    assert signed(hospital.patient(victim), id_).status_code == 200
+    assert hospital.audited(victim)[0].interaction == "sign"
+
+
+def test_a_paper_consent_is_attested_by_the_records_office(hospital: Hospital, patient: str) -> None:
+    add_user(hospital.smart, fhir_user="Practitioner/paper-1", role="records-office", name="Records office")
+    office = hospital.clinician("paper-1", purpose="HOPERAT")
+    id_ = proposed(office, patient)
+    assert signed(office, id_, kind="custodial").status_code == 403
+    assert signed(office, id_, kind="attested").status_code == 200
+
+
+def test_a_delegate_brings_no_wallet_of_the_patient(hospital: Hospital, patient: str) -> None:
+    person = f"RelatedPerson/{patient}"
+    add_user(hospital.smart, fhir_user=person, role="delegate", name="Mother", represents=f"Patient/{patient}",
+             mandate_until_ms=2**42)
+    add_user(hospital.smart, fhir_user=f"Patient/{patient}", role="patient", name="Child")
+    delegate = hospital.client(user=person)
+    id_ = proposed(delegate, patient)
+    assert delegate.get(f"Consent/{id_}/$typed-data?wallet={KEY.address}").status_code == 403
+    assert signed(delegate, id_).status_code == 200, "the kept key signs for whom the delegate represents"
+
+
+def test_the_kept_key_does_not_sign_where_a_wallet_is_registered(hospital: Hospital, patient: str) -> None:
+    add_user(hospital.smart, fhir_user=f"Patient/{patient}", role="patient", name="Holder", wallet=KEY.address)
+    own = hospital.patient(patient)
+    id_ = proposed(own, patient)
+    before = hospital.stored()
+    for given in ({}, {"kind": "custodial"}):
+        assert signed(own, id_, **given).status_code == 422
+    assert hospital.stored() == before
+    typed = own.get(f"Consent/{id_}/$typed-data").json()
+    assert signed(own, id_, signature=by_wallet(KEY, typed)).status_code == 200
+
+
+@pytest.mark.parametrize("wallet", ["0x" + "ab " * 20, " 0x" + "ab" * 20, "0x" + "é" * 40, "0x", "ab" * 19])
+def test_a_wallet_that_is_no_address_is_refused(own: Client, patient: str, wallet: str) -> None:
+    id_ = proposed(own, patient)
+    assert signed(own, id_, wallet=wallet, signature="0x" + "11" * 65).status_code == 422
+
+
+def test_terms_whose_time_is_over_are_not_signed(hospital: Hospital, patient: str, own: Client) -> None:
+    provision = {**consent(patient, "Practitioner/1")["provision"], "period": {"end": "2020-01-01"}}
+    id_ = proposed(own, patient, provision=provision)
+    before = hospital.stored()
+    assert signed(own, id_).status_code == 422
+    assert hospital.stored() == before
+
+
+def test_what_is_shown_to_be_signed_is_audited(hospital: Hospital, patient: str, own: Client) -> None:
+    id_ = proposed(own, patient)
+    assert own.get(f"Consent/{id_}/$typed-data").status_code == 200
+    entry = hospital.audited(patient)[0]
+    assert (entry.interaction, entry.outcome, entry.basis) == ("typed-data", "0", "self")
+    assert entry.what == (f"Consent/{id_}/_history/1",)
+
+
+@pytest.mark.parametrize("send", [
+    lambda client, id_: client.get(f"Consent/{id_}/$typed-data"), signed,
+    lambda client, id_: client.request("POST", f"Consent/{id_}/$revoke")])
+def test_outside_the_scopes_a_consent_that_is_there_answers_as_one_that_is_not(hospital: Hospital, own: Client,
+                                                                               patient: str, send: Any) -> None:
+    id_ = proposed(own, patient)
+    narrow = hospital.clinician("narrow-1", scope="user/Observation.rs")
+    there, absent = send(narrow, id_), send(narrow, "nobody-1")
+    assert there.status_code == absent.status_code == 403
+    assert there.content == absent.content
+
+
+def test_a_wallet_signs_a_revocation_long_after_the_grant(hospital: Hospital, patient: str, own: Client,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = proposed(own, patient)
+    typed = own.get(f"Consent/{id_}/$typed-data?wallet={KEY.address}").json()
+    assert signed(own, id_, wallet=KEY.address, signature=by_wallet(KEY, typed)).status_code == 200
+    granted_on_chain(hospital, id_)
+    consents.show_finality(hospital.node)
+    assert own.get(f"Consent/{id_}").json()["status"] == "active"
+    later = consents.now_ms() + 400 * 24 * 3600 * 1000
+    monkeypatch.setattr(consents, "now_ms", lambda: later)
+    typed = own.get(f"Consent/{id_}/$typed-data").json()
+    assert typed["primaryType"] == "Revoke"
+    assert MONTH_S <= int(typed["message"]["deadline"]) - later // 1000 <= 2 * MONTH_S
+    parameters = {"resourceType": "Parameters", "parameter": [{"name": "signature", "valueString": "?"}]}
+    parameters["parameter"][0]["valueString"] = by_wallet(OTHER, typed)  # type: ignore[index]
+    assert own.post(f"Consent/{id_}/$revoke", parameters).status_code == 422
+    parameters["parameter"][0]["valueString"] = by_wallet(KEY, typed)  # type: ignore[index]
+    monkeypatch.setattr(consents, "now_ms", lambda: later + (MONTH_S - 1) * 1000)
+    assert own.post(f"Consent/{id_}/$revoke", parameters).status_code == 200
+    [call] = [one.call for one in outbox.open_intents(hospital.database.reader, limit=100)
+              if one.consent == id_ and one.kind == "revoke"]
+    assert isinstance(call, RevokeCall)
+    assert call.deadline_s == int(typed["message"]["deadline"])
+
+
+def test_a_wallet_may_still_tell_the_chain_of_a_consent_ended_here(hospital: Hospital, patient: str,
+                                                                   own: Client) -> None:
+    id_ = proposed(own, patient)
+    typed = own.get(f"Consent/{id_}/$typed-data?wallet={KEY.address}").json()
+    assert signed(own, id_, wallet=KEY.address, signature=by_wallet(KEY, typed)).status_code == 200
+    assert own.request("POST", f"Consent/{id_}/$revoke").status_code == 200
+    typed = own.get(f"Consent/{id_}/$typed-data").json()
+    assert typed["primaryType"] == "Revoke"
+    answer = own.post(f"Consent/{id_}/$revoke", {"resourceType": "Parameters", "parameter": [
+        {"name": "signature", "valueString": by_wallet(KEY, typed)}]})
+    assert answer.status_code == 200
+    assert [one.kind for one in outbox.open_intents(hospital.database.reader, limit=500) if one.consent == id_] == [
+        "grant", "revoke"]
+
+
+def test_a_revocation_that_meets_the_active_version_being_written_still_holds(
+        hospital: Hospital, patient: str, own: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = proposed(own, patient)
+    assert signed(own, id_).status_code == 200
+    granted_on_chain(hospital, id_)
+    update = consents.write.update
+
+    async def meanwhile(*given: Any, **named: Any) -> Any:
+        consents.show_finality(hospital.node)
+        return await update(*given, **named)
+
+    monkeypatch.setattr(consents.write, "update", meanwhile)
+    assert own.request("POST", f"Consent/{id_}/$revoke").status_code == 200
+    assert own.get(f"Consent/{id_}").json()["status"] == "inactive"
+    assert states(hospital, id_) == ["revoked"]
+
+
+def test_a_revocation_seen_while_active_is_written_is_shown_next(hospital: Hospital, patient: str, own: Client,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = proposed(own, patient)
+    assert signed(own, id_).status_code == 200
+    granted_on_chain(hospital, id_)
+    seal = hospital.node.versions.seal
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        hospital.revoke(id_)
+        return seal(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hospital.node.versions, "seal", meanwhile)
+        consents.show_finality(hospital.node)
+    consents.show_finality(hospital.node)
+    assert own.get(f"Consent/{id_}").json()["status"] == "inactive"
