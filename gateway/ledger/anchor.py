@@ -138,7 +138,7 @@ class Anchorer:
         while at not in proven:
             event = events.get(at)
             if event is None:
-                if below < 0:
+                if below < self._chain.contracts.from_block:
                     return None
                 events |= {event.head: event for event in self._chain.logs(max(0, below - _WINDOW + 1), below)
                            if isinstance(event, Anchored) and event.custodian == self._custodian}

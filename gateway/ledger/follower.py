@@ -4,6 +4,8 @@ Owns the walk from the last remembered block to the head, back to the fork where
 to make a grant count before its block has its confirmations, and to undo a denial, whatever becomes of its block.
 ``data.md``, Time and order; invariant 6.
 
+It begins at the block the contracts were deployed in: nothing older can hold an event of theirs.
+
 Two marks move over the chain. *Seen*: a revocation counts there. *Final*, ``confirmations`` blocks behind: a grant
 counts there. Nothing between them is kept: the final mark reads the same blocks a second time, as they are by then.
 """
@@ -46,13 +48,15 @@ class Follower:
         Raises ChainUnavailable: then there is no heartbeat.
         """
         head = self._chain.head()
-        stand = followed.cursor(self._database.reader)
+        stand = followed.cursor(self._database.reader, before=self._chain.contracts.from_block - 1)
         if stand.seen == head.number and stand.seen_hash == head.hash:
             self._beat(head)
             return False
-        if stand.seen >= 0 and not self._canonical(stand.seen, stand.seen_hash):
+        if stand.seen_hash and not self._canonical(stand.seen, stand.seen_hash):
             self._go_back()
             return True
+        if not stand.seen_hash and stand.seen >= head.number:
+            return False  # the node has not come to the contracts yet
         if stand.seen >= head.number:  # the head that was asked for is already an old one
             return True
         return self._go_on(stand, head)
@@ -84,7 +88,7 @@ class Follower:
         times = {event.place.block_number: self._time_ms(event.place.block_number, to)
                  for event in events if isinstance(event, RevokedAll)}
         if not self._canonical(to.number, to.hash) or (
-                stand.seen >= 0 and not self._canonical(stand.seen, stand.seen_hash)):
+                stand.seen_hash and not self._canonical(stand.seen, stand.seen_hash)):
             return True  # what was read may be of two chains: again
         caught_up = to.number == head.number
         now = self._clock()

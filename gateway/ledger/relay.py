@@ -145,7 +145,7 @@ class Relay:
     def _elsewhere(self, call: SignedCall, head: int) -> Landing | None:
         """Where the act took effect by a transaction that is not ours."""
         below = head
-        while below >= max(0, head - _LOOK_BACK + 1):
+        while below >= max(self._chain.contracts.from_block, head - _LOOK_BACK + 1):
             for event in reversed(self._chain.logs(max(0, below - _WINDOW + 1), below)):
                 if _is(event, call):
                     block = self._chain.block(event.place.block_number)

@@ -23,20 +23,20 @@ _FINAL: Final = "chain_final"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """Blocks up to ``seen`` were read (its hash remembered), grants up to ``final`` made final; -1 before the first."""
+    """Blocks up to ``seen`` were read (its hash remembered, empty before the first), grants up to ``final`` final."""
 
     seen: int
     seen_hash: bytes
     final: int
 
 
-def cursor(connection: apsw.Connection) -> Cursor:
-    """Where it stands."""
-    seen, seen_hash, final = -1, b"", -1
+def cursor(connection: apsw.Connection, *, before: int = -1) -> Cursor:
+    """Where it stands; ``before`` is the block ahead of the first that is read."""
+    seen, seen_hash, final = before, b"", before
     for number, hash_ in connection.execute("SELECT number, hash FROM chain_block ORDER BY number DESC LIMIT 1"):
         seen, seen_hash = number, hash_
     for (value,) in connection.execute("SELECT value FROM setting WHERE name=?", (_FINAL,)):
-        final = value
+        final = max(value, before)
     return Cursor(seen=seen, seen_hash=seen_hash, final=final)
 
 

@@ -310,6 +310,10 @@ class ChainSimulator:
     def release(self, tx_hash: bytes) -> None:
         self._world.held.discard(tx_hash)
 
+    def deployed_at(self, number: int) -> None:
+        """The contracts are as old as that block."""
+        self._contracts = replace(self._contracts, from_block=number)
+
     def set_balance(self, wei: int, of: Address | None = None) -> None:
         self._world.balances[of or self._operator] = wei
 

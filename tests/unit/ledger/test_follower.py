@@ -255,6 +255,43 @@ def test_an_external_chain_whose_head_is_old_is_not_fresh(world: World) -> None:
     assert setting(world, followed.FRESH) > fresh  # type: ignore[operator]  # a number
 
 
+def test_a_first_start_on_a_long_chain_begins_where_the_contracts_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WINDOW", 5)
+    asked: list[int] = []
+    logs = world.chain.logs
+    monkeypatch.setattr(world.chain, "logs", lambda first, last: (asked.append(first), logs(first, last))[1])
+    world.chain.mine(60)
+    world.chain.deployed_at(55)
+    sign(world, 1)
+    send(world, grant(1))
+    world.chain.mine(2)
+    follow(world)
+    assert min(asked) == 55
+    assert state(world) == "final"
+    assert followed.head_number(world.database.reader) == world.chain.head().number
+
+
+def test_a_reorg_below_every_remembered_block_begins_where_the_contracts_do(world: World) -> None:
+    world.chain.mine(3)
+    world.chain.deployed_at(2)
+    sign(world, 1)
+    send(world, grant(1))
+    world.chain.mine(2)
+    follow(world)
+    assert state(world) == "final"
+    world.chain.reorg(world.chain.head().number, txs="drop")
+    follow(world)
+    assert state(world) == "pending"
+
+
+def test_contracts_younger_than_the_head_are_waited_for_without_a_heartbeat(world: World) -> None:
+    world.chain.deployed_at(9)
+    assert not world.follower.poll()
+    assert setting(world, followed.FRESH) is None
+
+
 Steps = st.one_of(
     st.tuples(st.just("grant"), st.integers(1, 4)), st.tuples(st.just("revoke"), st.integers(1, 4)),
     st.tuples(st.just("revoke all")), st.tuples(st.just("mine")), st.tuples(st.just("poll")),
