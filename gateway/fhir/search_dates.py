@@ -26,6 +26,7 @@ LADDER_FIRST, LADDER_LAST = 1800, 2199
 
 _DAY_MS = 86_400_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+_LAST_DAY = date.max.toordinal()
 _TEXT = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?(?:(Z)|([+\- ])(\d\d):(\d\d))?)?)?)?\Z"
 )
@@ -144,7 +145,7 @@ def ladder_cover(comparator: Comparator, low_ms: int, high_ms: int) -> list[str]
 
 def _equal(low_ms: int, high_ms: int) -> list[str]:
     """``eq`` asks for what lies inside one year, month or day: no clipping is needed."""
-    start = date.fromordinal(max(1, low_ms // _DAY_MS + _EPOCH_DAY))
+    start = date.fromordinal(min(max(1, low_ms // _DAY_MS + _EPOCH_DAY), _LAST_DAY))
     if (low_ms, high_ms) == date_range(f"{start.year:04}"):
         return [f"y{start.year:04}"]
     for size, rung in ((7, "m"), (10, "d")):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.errors import BadSearch
-from gateway.fhir.query import Criterion, IdIs, Predicate, Query, SortKey, UpdatedIs
+from gateway.fhir.query import Criterion, HashIs, IdIs, Predicate, Query, SortKey, UpdatedIs
 from gateway.fhir.search_plan import Plan, Plans
 from gateway.fhir.search_terms import Terms, split_escaped, unescape
 
@@ -21,6 +21,12 @@ _HANDLED_BEFORE = frozenset({"_format", "_pretty"})
 _DEFAULT_COUNT = 20
 _VALUES_MAX = 500
 """Most values after commas in one parameter."""
+_CRITERIA_MAX = 100
+_SORT_MAX = 10
+_PREDICATES_MAX = 5_000
+_RANGES_MAX = 500
+"""Most predicates of a query that are no hash: each is a subquery of its own. SQLite takes 32,766 variables and
+expressions 1,000 deep, so that a query within these limits is always carried out."""
 
 
 @dataclass(slots=True)
@@ -59,6 +65,7 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
                 used.append((name, value))
                 continue
             draft.criteria.append(_criterion(terms, type_name, parameters, name, value))
+            _check_size(draft.criteria, name)
             used.append((name, value))
         except _Unknown as unknown:
             if strict:
@@ -68,6 +75,15 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
                  summary_count=draft.summary_count, used=tuple(used), ignored=tuple(draft.ignored))
 
 
+def _check_size(criteria: Sequence[Criterion], name: str) -> None:
+    predicates = sum(len(criterion.any_of) for criterion in criteria)
+    ranges = sum(type(one) is not HashIs for criterion in criteria for one in criterion.any_of) \
+        if predicates > _RANGES_MAX else 0
+    if len(criteria) > _CRITERIA_MAX or predicates > _PREDICATES_MAX or ranges > _RANGES_MAX:
+        raise BadSearch("the search asks for too much at once: use fewer parameters or values", code="too-costly",
+                        expression=f"http.{name}")
+
+
 def _control(draft: _Draft, type_name: str, parameters: Parameters, name: str, value: str, max_count: int) -> bool:
     """Parameters about the result, not the resources; False for any other."""
     if name not in ("_sort", "_count", "_summary"):
@@ -75,11 +91,14 @@ def _control(draft: _Draft, type_name: str, parameters: Parameters, name: str, v
     if not value:
         raise BadSearch(f"{name}: a value is missing", code="value", expression=f"http.{name}")
     if name == "_sort":
-        draft.sort = tuple(_sort_key(type_name, parameters, one) for one in value.split(","))
+        keys = value.split(",")
+        if len(keys) > _SORT_MAX:
+            raise BadSearch(f"_sort: more than {_SORT_MAX} keys", code="too-costly", expression="http._sort")
+        draft.sort = tuple(_sort_key(type_name, parameters, one) for one in keys)
     elif name == "_count":
         if not (value.isascii() and value.isdigit()):
             raise BadSearch(f"_count: {value!r} is no whole number", code="value", expression="http._count")
-        asked = int(value[:9])
+        asked = int(value.lstrip("0")[:9] or "0")
         draft.count = min(asked, max_count)
         draft.summary_count = draft.summary_count or asked == 0
     elif value == "count":

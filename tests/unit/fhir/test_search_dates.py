@@ -130,3 +130,11 @@ def _days_at(ms: int) -> list[str]:
 def test_a_death_with_a_time_climbs_by_its_day() -> None:
     assert ladder_texts("2012-03-04T10:00:00+01:00") == ladder_texts("2012-03-04")
     assert ladder_texts("not a date") == ()
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T24:00", "9999-12-31T23:59:00-14:00", "0001-01-01T00:00+14:00"])
+@pytest.mark.parametrize("comparator", get_args(Comparator))
+def test_a_moment_beyond_the_calendar_is_no_error(text: str, comparator: Comparator) -> None:
+    found = date_range(text)
+    assert found is not None
+    assert isinstance(ladder_cover(comparator, *found), list)

@@ -183,3 +183,20 @@ def test_any_value_is_read_or_refused(name: str, value: str, strict: bool) -> No
 def test_any_name_is_read_or_refused(name: str, value: str) -> None:
     with contextlib.suppress(BadSearch):
         read("Patient", (name, value), strict=False)
+
+
+@pytest.mark.parametrize("pairs", [
+    [("gender", "male")] * 101,
+    [("_sort", ",".join(["_id"] * 11))],
+    [("general-practitioner", ",".join(f"Practitioner/{n}" for n in range(500)))] * 11,
+    [("_lastUpdated", ",".join(f"ge{n:04}" for n in range(1, 301)))] * 2,
+])
+def test_a_search_too_large_to_carry_out_is_refused(pairs: list[tuple[str, str]]) -> None:
+    with pytest.raises(BadSearch) as caught:
+        read("Patient", *pairs)
+    assert [issue.code for issue in caught.value.issues] == ["too-costly"]
+
+
+def test_zeros_before_a_count_change_nothing() -> None:
+    assert (read("Patient", ("_count", "0000000005")).count, read("Patient", ("_count", "000")).summary_count) == (
+        5, True)
