@@ -270,3 +270,9 @@ def test_no_query_at_all_makes_the_search_door_stumble(hospital: Hospital, name:
     answer = hospital.feed.get(f"Observation?{query}", Prefer="handling=lenient" if lenient else "")
     assert answer.status_code in (200, 400), (name, value, answer.text)
     assert answer.json()["resourceType"] == ("Bundle" if answer.status_code == 200 else "OperationOutcome")
+
+
+def test_no_match_in_the_order_of_a_name_is_an_empty_page(hospital: Hospital, ward: dict[str, str]) -> None:
+    """Also where there is a match that may not be seen: it must not answer otherwise."""
+    assert hospital.feed.ids("Patient?identifier=nobody-has-it&_sort=family") == []
+    assert hospital.clinician("dr-blind").ids("Patient?identifier=A1&_sort=family") == []
