@@ -22,7 +22,7 @@ from gateway.errors import Forbidden, NotFound
 from gateway.fhir.query import Facts, Query
 from gateway.fhir.search import Plans, SearchMatcher, parse_query
 from gateway.records.versions import stored_facts
-from gateway.store import provisions
+from gateway.store import journal, provisions
 from gateway.store.bound_sql import BoundCompiler
 from gateway.store.index import Index, SqlBound
 from gateway.store.journal import PatientNames, VersionRow
@@ -138,6 +138,24 @@ class Gate:
                     stored=stored, proposed=proposed, chain_fresh=self.chain_fresh(connection),
                     stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels),
             grant, self.provisions(connection, caller, sorted(patients)), now_ms())
+
+    def decide_version(self, connection: apsw.Connection, caller: Caller, interaction: str,
+                       row: VersionRow) -> Decision:
+        """Whether a stored version may be read or found: an earlier one only by who may see the present one too, since
+        a label or a home patient put right later counts for what was written before. Its author reads it back anyway.
+        """
+        decision = self._decide_row(connection, caller, interaction, row)
+        if row.superseded is None or isinstance(decision, Deny) or decision.basis == "feed":
+            return decision
+        present = journal.current(connection, row.type, row.id)
+        if present is None or present.seq == row.seq:
+            return decision
+        later = self._decide_row(connection, caller, interaction, present)
+        return later if isinstance(later, Deny) else decision
+
+    def _decide_row(self, connection: apsw.Connection, caller: Caller, interaction: str, row: VersionRow) -> Decision:
+        return self.decide(connection, caller, interaction, stored=self.facts(connection, row),
+                           stored_matcher=self.stored_matcher(connection, row.seq))
 
     def require_scope(self, caller: Caller, type_: str, letter: str) -> None:
         """Refuse as ``decide`` would whatever is there or not. Raises Forbidden outside the token's scopes."""

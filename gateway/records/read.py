@@ -92,8 +92,7 @@ async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, ro
         node.gate.require_scope(caller, type_, "r")
         raise NotFound(f"{what} is not known")
     facts = node.gate.facts(connection, row)
-    decision = node.gate.decide(connection, caller, "r", stored=facts,
-                                stored_matcher=node.gate.stored_matcher(connection, row.seq))
+    decision = node.gate.decide_version(connection, caller, "r", row)
     if isinstance(decision, Deny):
         rows = node.gate.entries(caller, "r", name, decision, what=(what,), patients=facts.home_patients)
         await node.commits.commit(lambda tx: audit.append(tx, rows))

@@ -125,7 +125,10 @@ def _find(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
         limit = wanted - len(matches)
         batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=limit, after=after)
         for match in batch:
-            decision = viewing.decide(node.gate.facts(connection, match.row), match.row.seq)
+            if match.row.superseded is None:
+                decision = viewing.decide(node.gate.facts(connection, match.row), match.row.seq)
+            else:  # on a page of an earlier snapshot
+                decision = node.gate.decide_version(connection, caller, "s", match.row)
             if not isinstance(decision, Deny):
                 matches.append(match)
                 decisions.append(decision)

@@ -53,8 +53,7 @@ def sorted_page(node: Node, caller: Caller, connection: apsw.Connection, query: 
                         code="too-costly", expression="http._sort")
     permitted: list[tuple[Match, Decision]] = []
     for match in found:
-        decision = node.gate.decide(connection, caller, "s", stored=node.gate.facts(connection, match.row),
-                                    stored_matcher=node.gate.stored_matcher(connection, match.row.seq))
+        decision = node.gate.decide_version(connection, caller, "s", match.row)
         if not isinstance(decision, Deny):
             permitted.append((match, decision))
     opened = node.versions.open_many(connection, [match.row for match, _ in permitted])

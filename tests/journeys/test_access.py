@@ -378,3 +378,45 @@ def test_a_revocation_between_decision_and_commit_is_seen(hospital: Hospital, do
 
     monkeypatch.setattr(read, "opened_off_loop", revoked_meanwhile)
     assert doctor.get(f"Observation/{id_}").status_code == 404
+
+
+RESTRICTED = {"security": [{"system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": "R"}]}
+
+
+def test_an_earlier_version_is_read_only_by_who_may_read_the_present_one(hospital: Hospital, doctor: Client) -> None:
+    """A label or a home patient set right later would else be passed by asking for the version before."""
+    patient = hospital.new_patient()
+    hospital.grant(patient, "Practitioner/access-1")
+    id_ = hospital.feed.post("Observation", observation(patient)).json()["id"]
+    assert doctor.get(f"Observation/{id_}/_history/1").status_code == 200
+    assert hospital.feed.put(f"Observation/{id_}", observation(patient, id=id_, meta=RESTRICTED)).status_code == 200
+    for url in ("", "/_history", "/_history/1", "/_history/2", "/_history/1/$receipt"):
+        assert doctor.get(f"Observation/{id_}{url}").status_code == 404, url
+    assert hospital.audited(patient)[0].outcome == "4"
+    for client in (hospital.patient(patient), hospital.feed):
+        assert client.get(f"Observation/{id_}/_history/1").status_code == 200
+
+
+def test_who_wrote_a_version_reads_it_back_whatever_became_of_it(hospital: Hospital) -> None:
+    patient = hospital.new_patient()
+    id_ = hospital.feed.post("Observation", observation(patient)).json()["id"]
+    hospital.grant(patient, "Practitioner/access-2")
+    changed = hospital.clinician("access-2").put(f"Observation/{id_}", observation(patient, "2", id=id_))
+    assert changed.status_code == 200
+    assert hospital.feed.get(f"Observation/{id_}/_history/1").status_code == 200
+    assert hospital.feed.get(f"Observation/{id_}/_history/2").status_code == 404
+
+
+@pytest.mark.parametrize("sort", ["", "&_sort=-date", "&_sort=code"])
+def test_an_open_page_leaves_out_what_was_labelled_since(hospital: Hospital, doctor: Client, sort: str) -> None:
+    patient = hospital.new_patient()
+    hospital.grant(patient, "Practitioner/access-1")
+    ids = [hospital.feed.post("Observation", observation(patient)).json()["id"] for _ in range(3)]
+    first = doctor.get(f"Observation?patient={patient}&_count=1{sort}")
+    [shown] = [entry["resource"]["id"] for entry in first.json()["entry"]]
+    labelled = next(id_ for id_ in ids if id_ != shown)
+    assert hospital.feed.put(f"Observation/{labelled}",
+                             observation(patient, id=labelled, meta=RESTRICTED)).status_code == 200
+    following = next_link(first)
+    assert following is not None
+    assert sorted([shown, *doctor.all_ids(following)]) == sorted({*ids} - {labelled})
