@@ -28,7 +28,7 @@ from gateway.crypto.index_hash import IndexHasher
 from gateway.crypto.key_rotation import settle_root_file
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import load_or_create_root, root_file
-from gateway.errors import Misconfigured
+from gateway.errors import GatewayError, Misconfigured
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.search import SearchExtractor
 from gateway.fhir.validate import Validator
@@ -150,7 +150,6 @@ def build_app(settings: Settings) -> ASGIApp:
     from fastapi import FastAPI
     from starlette.routing import Mount
 
-    from gateway.fhir.conformance import capability_statement
     from gateway.web import health
     from gateway.web import smart as smart_web
     from gateway.web.fhir import FhirDoor
@@ -176,9 +175,7 @@ def build_app(settings: Settings) -> ASGIApp:
 
         return fhir_response(error)
 
-    door = FhirDoor(node, authenticator(node, smart), orjson.dumps(capability_statement(
-        node.definitions, node.extractor.plans, base_url=settings.base_url, token_url=smart.token_url,
-        update_creates=settings.update_creates)))
+    door = FhirDoor(node, authenticator(node, smart), token_url=smart.token_url)
     app.router.routes.append(Mount("/fhir", app=door))
 
     async def front(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's own loose types
@@ -268,13 +265,15 @@ def run_ledger(settings: Settings) -> None:
               custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep,))
 
 
-def main(arguments: list[str]) -> None:
-    """``worker FD`` or ``ledger``: what the supervisor starts."""
-    settings = load_settings()
-    set_up_logging(settings)
-    parent = os.getppid()
+def main(arguments: list[str]) -> int:
+    """``worker PARENT FD`` or ``ledger PARENT``: what the supervisor, process id PARENT, starts; its exit code.
+
+    2: it was refused, and a line on stderr says why, so that starting it again helps nothing.
+    """
+    name, parent = arguments[0], int(arguments[1])
 
     def die_with_parent() -> None:
+        # Told, not asked: by now the parent may be gone, and another have taken us in.
         while os.getppid() == parent:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -282,11 +281,18 @@ def main(arguments: list[str]) -> None:
         os._exit(1)
 
     threading.Thread(target=die_with_parent, daemon=True, name="parent-watch").start()
-    if arguments[0] == "worker":
-        run_worker(settings, int(arguments[1]))
-    else:
-        run_ledger(settings)
+    try:
+        settings = load_settings()
+        set_up_logging(settings)
+        if name == "worker":
+            run_worker(settings, int(arguments[2]))
+        else:
+            run_ledger(settings)
+    except GatewayError as error:
+        print(f"gateway {name}: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, Misconfigured) else 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    raise SystemExit(main(sys.argv[1:]))

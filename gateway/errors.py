@@ -122,7 +122,11 @@ class Gone(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """A door that does not exist on this resource."""
+    """A door that does not exist on this resource; ``allowed`` are the methods that do."""
+
+    def __init__(self, message: str, allowed: Sequence[str] = ("GET", "HEAD")) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
 
 
 class Conflict(GatewayError):

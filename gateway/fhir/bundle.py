@@ -18,6 +18,7 @@ from gateway.fhir.resource import Resource, is_id, reference_target, walk
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE"]
 _ORDER: Mapping[str, int] = {"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _LINK_KEYS = frozenset({"url", "uri", "valueUri", "valueUrl", "valueOid", "valueUuid", "valueCanonical"})
 _NARRATIVE_LINK = re.compile(r'((?:href|src)=")([^"]+)(")')
 
@@ -41,6 +42,50 @@ class BundleEntry:
     @property
     def expression(self) -> str:
         return f"Bundle.entry[{self.place}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRequest:
+    """An entry as the request it stands for: ``path`` without the base, ``headers`` with lower-case names."""
+
+    place: int
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    resource: Resource | None
+
+
+_HEADERS = {"ifMatch": "if-match", "ifNoneMatch": "if-none-match", "ifNoneExist": "if-none-exist",
+            "ifModifiedSince": "if-modified-since"}
+
+
+def entry_request(place: int, raw: Any, base: str) -> EntryRequest:  # Any: whatever the entry is, looked into here
+    """The request of one entry. Raises Invalid naming the place."""
+    at = f"Bundle.entry[{place}]"
+    request = raw.get("request") if isinstance(raw, dict) else None
+    if not isinstance(request, dict):
+        raise Invalid(Issue("error", "required", "an entry of a batch or transaction needs a request", f"{at}.request"))
+    method, url, resource = request.get("method"), request.get("url"), raw.get("resource")
+    if method not in _METHODS:
+        raise Invalid(Issue("error", "not-supported", f"the method {method!r} is not carried out in a bundle",
+                            f"{at}.request.method"))
+    if not isinstance(url, str):
+        raise Invalid(Issue("error", "required", "an entry needs request.url", f"{at}.request.url"))
+    if resource is None and method in ("POST", "PUT", "PATCH") and "$" not in url and "_search" not in url:
+        raise Invalid(Issue("error", "required", f"{method} needs a resource", f"{at}.resource"))
+    path, _, query = url.removeprefix(base).lstrip("/").partition("?")
+    return EntryRequest(place=place, method=method, path=path, query=query, resource=resource, headers={
+        header: str(request[name]) for name, header in _HEADERS.items() if request.get(name) is not None})
+
+
+def without_resources(bundle: Resource) -> Resource:
+    """The envelope of a batch or transaction, whose resources are validated where they are carried out."""
+    entries = bundle.get("entry")
+    if type(entries) is not list:
+        return bundle
+    return {**bundle, "entry": [{name: value for name, value in entry.items() if name != "resource"}
+                                if type(entry) is dict else entry for entry in entries]}
 
 
 def read_bundle(bundle: Resource, types: frozenset[str], base: str) -> tuple[BundleEntry, ...]:

@@ -6,22 +6,37 @@ https://hl7.org/fhir/R4/capabilitystatement.html
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.search import Plans
 
-_INTERACTIONS = ("read", "vread", "update", "delete", "history-instance", "create", "search-type")
 _CONTROL = (("_count", "number", "Resources on a page; 0 asks for the count alone"),)
 RELEASED = "2026-11-21"
 
 
-def capability_statement(definitions: Definitions, plans: Plans, *, base_url: str, token_url: str,
-                         update_creates: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """One interaction or operation (those have a ``definition``) the doors offer; ``types`` None: on every type.
+
+    ``system``: it is asked at the base, not at a type.
+    """
+
+    name: str
+    types: frozenset[str] | None = None
+    system: bool = False
+    definition: str | None = None
+
+
+def capability_statement(definitions: Definitions, plans: Plans, offered: Sequence[Offered], *, base_url: str,
+                         token_url: str, update_creates: bool) -> dict[str, Any]:
     """The statement of this server at ``base_url``; ``token_url`` is where clients get tokens.
 
     ``update_creates``: whether an update to an id never used makes it.
     """
+    system = [one for one in offered if one.system]
     return {
         "resourceType": "CapabilityStatement", "status": "active", "date": RELEASED, "kind": "instance",
         "software": {"name": "FHIR gateway", "version": "0.1.0"},
@@ -38,23 +53,29 @@ def capability_statement(definitions: Definitions, plans: Plans, *, base_url: st
                 "extension": [{
                     "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
                     "extension": [{"url": "token", "valueUri": token_url}]}]},
-            "resource": [_resource(plans, name, update_creates) for name in sorted(definitions.resource_types)],
-            "interaction": [{"code": "batch"}, {"code": "transaction"}],
+            "resource": [_resource(plans, name, update_creates, [
+                one for one in offered if not one.system and (one.types is None or name in one.types)])
+                for name in sorted(definitions.resource_types)],
+            "interaction": _interactions(system), **_operations(system),
         }]}
 
 
-def _resource(plans: Plans, name: str, update_creates: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _interactions(offered: Iterable[Offered]) -> list[dict[str, str]]:
+    return [{"code": code} for code in sorted({one.name for one in offered if one.definition is None})]
+
+
+def _operations(offered: Iterable[Offered]) -> dict[str, list[dict[str, str]]]:
+    found = sorted({(one.name, one.definition) for one in offered if one.definition is not None})
+    return {"operation": [{"name": name, "definition": definition} for name, definition in found]} if found else {}
+
+
+def _resource(plans: Plans, name: str, update_creates: bool, offered: Sequence[Offered]) -> dict[str, Any]:
+    return {
         "type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
-        "interaction": [{"code": code} for code in _INTERACTIONS],
+        "interaction": _interactions(offered),
         "versioning": "versioned-update", "readHistory": True, "updateCreate": update_creates,
         "conditionalCreate": True, "conditionalRead": "not-match", "referencePolicy": ["literal", "local"],
         "searchParam": [*({"name": code, "type": plan.parameter.type, "definition": plan.parameter.url}
                           for code, plan in sorted(plans.of(name).items()) if not plan.refused),
-                        *({"name": code, "type": type_, "documentation": text} for code, type_, text in _CONTROL)]}
-    operations = [{"name": "receipt", "definition": "urn:fhir-gateway:operation:receipt"}]
-    if name == "Consent":
-        operations += [{"name": operation, "definition": f"urn:fhir-gateway:operation:{operation}"}
-                       for operation in ("typed-data", "sign", "revoke")]
-    row["operation"] = operations
-    return row
+                        *({"name": code, "type": type_, "documentation": text} for code, type_, text in _CONTROL)],
+        **_operations(offered)}

@@ -69,15 +69,6 @@ def as_transaction(bundle: Resource, types: frozenset[str]) -> Resource:
     return {"resourceType": "Bundle", "type": "transaction", "entry": [entry for entry in entries if entry]}
 
 
-def without_resources(bundle: Resource) -> Resource:
-    """The envelope of a batch or transaction, whose resources are validated where they are carried out."""
-    entries = bundle.get("entry")
-    if type(entries) is not list:
-        return bundle
-    return {**bundle, "entry": [{name: value for name, value in entry.items() if name != "resource"}
-                                if type(entry) is dict else entry for entry in entries]}
-
-
 def _is_outcome(entry: dict[str, Any]) -> bool:
     """A searchset's message about the search, which is no match."""
     search = entry.get("search")

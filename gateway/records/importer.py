@@ -19,16 +19,15 @@ import apsw
 import orjson
 
 from gateway.crypto.index_hash import Pseudonymizer
-from gateway.errors import GatewayError, InputRefused, Invalid, Issue, NotFound, TooLarge, Unavailable
-from gateway.fhir.bundle import BundleEntry
+from gateway.errors import GatewayError, InputRefused, Issue, TooLarge, Unavailable
+from gateway.fhir.bundle import without_resources
 from gateway.fhir.resource import Resource, parse
 from gateway.records import transaction
+from gateway.records.answer import Answer
 from gateway.records.gate import Caller
-from gateway.records.import_bundle import REQUESTS, as_entry, as_transaction, without_resources
+from gateway.records.import_bundle import REQUESTS, as_entry, as_transaction
 from gateway.records.import_source import Fault, Piece
 from gateway.records.node import Node
-from gateway.records.transaction import Doors
-from gateway.records.write import Written
 from gateway.store import imports
 
 LOG = logging.getLogger("gateway.import")
@@ -168,7 +167,7 @@ class Importer:
         attempt = 0
         while True:
             try:
-                answer = await transaction.process(self._node, self._caller(), bundle, _DOORS, also=also)
+                answer = await transaction.process(self._node, self._caller(), bundle, _nothing_to_fetch, also=also)
                 break
             except Unavailable:
                 attempt += 1
@@ -219,12 +218,6 @@ def _unwrapped(expression: str | None, type_: str) -> str | None:
     return re.sub(r"^Bundle\.entry\[0\](\.resource)?", type_, expression)
 
 
-async def _nothing_to_fetch(_: Caller, entry: BundleEntry) -> bytes:
-    raise NotFound(f"an import answers nothing: {entry.url!r} is passed over")
-
-
-async def _no_batch(_: Caller, entry: BundleEntry) -> Written | None:
-    raise Invalid(Issue("error", "not-supported", "an import carries out transactions alone", entry.expression))
-
-
-_DOORS: Final = Doors(fetch=_nothing_to_fetch, single=_no_batch, outcome=lambda _: (404, b"{}"))
+async def _nothing_to_fetch(caller: Caller, place: int, entry: object) -> Answer:
+    """An import answers nothing: what its bundles ask to read is passed over."""
+    return Answer(404)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
 from urllib.parse import parse_qsl
 
 import apsw
@@ -30,8 +32,9 @@ from gateway.errors import (
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.query import Query
-from gateway.fhir.resource import Resource, copy, format_instant
+from gateway.fhir.resource import Resource, copy
 from gateway.records import write
+from gateway.records.answer import Answer, version_answer
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node, still
 from gateway.records.search import matching
@@ -40,23 +43,11 @@ from gateway.records.write import Prepared, Refused, Written
 from gateway.store import journal
 from gateway.store.journal import VersionRow
 
-Fetch = Callable[[Caller, BundleEntry], Awaitable[bytes]]
-"""Carries out a GET inside a bundle: the resource's or searchset's bytes."""
-Outcome = Callable[[BaseException], tuple[int, bytes]]
-"""How the door renders an error: status and OperationOutcome bytes."""
-Single = Callable[[Caller, BundleEntry], Awaitable[Written | None]]
+Door = Callable[[Caller, int, Any], Awaitable[Answer]]
+"""Carries out the entry at this place, whatever it is, as the request it stands for; an error is an Answer too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doors:
-    """What a bundle needs of the doors around it."""
-
-    fetch: Fetch
-    single: Single
-    outcome: Outcome
-
-
-async def process(node: Node, caller: Caller, bundle: Resource, doors: Doors, *, also: Hook | None = None) -> bytes:
+async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, also: Hook | None = None) -> bytes:
     """Carry out a batch or transaction; the response Bundle's bytes. Raises what refuses the whole.
 
     ``also`` is done within the one commit of a transaction (a batch has none).
@@ -69,10 +60,10 @@ async def process(node: Node, caller: Caller, bundle: Resource, doors: Doors, *,
         raise TooCostly(f"a bundle holds at most {node.settings.max_bundle_entries} entries", code="too-costly",
                         expression="Bundle.entry")
     if kind == "batch":
-        return await _batch(node, caller, bundle, doors)
+        return await _batch(node, caller, raw, door)
     entries = plan.read_bundle(bundle, node.definitions.resource_types, node.settings.base_url)
     plan.check_distinct(entries)
-    return await _transaction(node, caller, entries, doors, also)
+    return await _transaction(node, caller, raw, entries, door, also)
 
 
 async def create_unless(node: Node, caller: Caller, type_: str, resource: Resource, condition: str) -> Written:
@@ -106,22 +97,15 @@ async def create_unless(node: Node, caller: Caller, type_: str, resource: Resour
     return await node.decided(caller, attempt)
 
 
-async def _batch(node: Node, caller: Caller, bundle: Resource, doors: Doors) -> bytes:
-    answers: list[bytes] = []
-    for raw in bundle.get("entry") or ():
-        try:
-            [entry] = plan.read_bundle({"entry": [raw]}, node.definitions.resource_types, node.settings.base_url)
-            if entry.method in ("GET", "HEAD"):
-                answers.append(_answer(b"200 OK", resource=await doors.fetch(caller, entry)))
-            else:
-                answers.append(_written(node, await doors.single(caller, entry)))
-        except Exception as error:
-            status, outcome = doors.outcome(error)
-            answers.append(_answer(str(status).encode(), outcome=outcome))
+async def _batch(node: Node, caller: Caller, raw: Sequence[Any], door: Door) -> bytes:
+    answers = []
+    for place, entry in enumerate(raw):
+        # Another entry may have moved the decision counter: the caller is read anew.
+        answers.append(_answered(await door(caller.again(), place, entry)))
     return _response(b"batch-response", answers)
 
 
-async def _transaction(node: Node, caller: Caller, entries: Sequence[BundleEntry], doors: Doors,
+async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: Sequence[BundleEntry], door: Door,
                        also: Hook | None) -> bytes:
     async def attempt(caller: Caller) -> dict[int, Written | None]:
         plan_ = _Plan(caller, entries)
@@ -133,17 +117,9 @@ async def _transaction(node: Node, caller: Caller, entries: Sequence[BundleEntry
             answer = await write.audited_refusal(node, caller, refused.refused, "c", "transaction")
             raise _at(refused.entry, answer) from None
     done = await node.decided(caller, attempt)
-    answers: dict[int, bytes] = {}
-    for entry in entries:
-        if entry.method in ("GET", "HEAD"):
-            try:
-                answers[entry.place] = _answer(b"200 OK", resource=await doors.fetch(caller.again(), entry))
-            except GatewayError as error:
-                status, outcome = doors.outcome(error)
-                answers[entry.place] = _answer(str(status).encode(), outcome=outcome)
-        else:
-            answers[entry.place] = _written(node, done[entry.place])
-    return _response(b"transaction-response", [answers[entry.place] for entry in entries])
+    answers = [_answered(await door(caller.again(), entry.place, raw[entry.place]))
+               if entry.method in ("GET", "HEAD") else _written(node, done[entry.place]) for entry in entries]
+    return _response(b"transaction-response", answers)
 
 
 class _Plan:
@@ -310,27 +286,28 @@ def _place(entry: BundleEntry, expression: str | None) -> str:
 
 def _written(node: Node, written: Written | None) -> bytes:
     if written is None:
-        return _answer(b"204 No Content")
-    location = f"{node.settings.base_url}/{written.type}/{written.id}/_history/{written.vid}"
+        return _answered(Answer(204))
     if not written.stored and written.changed:
-        return _answer(b"204 No Content", etag=written.vid)
-    return _answer(b"201 Created" if written.created else b"200 OK", location=location, etag=written.vid,
-                   modified_ms=written.updated_ms)
+        return _answered(Answer(204, headers={"ETag": f'W/"{written.vid}"'}))
+    location = f"{node.settings.base_url}/{written.type}/{written.id}/_history/{written.vid}"
+    return _answered(version_answer(201 if written.created else 200, b"", written.vid, written.updated_ms,
+                                    location=location))
 
 
-def _answer(status: bytes, *, location: str | None = None, etag: int | None = None, modified_ms: int | None = None,
-            resource: bytes | None = None, outcome: bytes | None = None) -> bytes:
-    response: dict[str, object] = {"status": status.decode()}
-    if location:
-        response["location"] = location
-    if etag is not None:
-        response["etag"] = f'W/"{etag}"'
-    if modified_ms is not None:
-        response["lastModified"] = format_instant(modified_ms)
-    if outcome is not None:
-        response["outcome"] = orjson.Fragment(outcome)
-    entry: dict[str, object] = {"resource": orjson.Fragment(resource)} if resource is not None else {}
-    return orjson.dumps({**entry, "response": response})
+def _answered(answer: Answer) -> bytes:
+    """One entry of the response Bundle."""
+    response: dict[str, object] = {"status": f"{answer.status} {HTTPStatus(answer.status).phrase}"}
+    for name, header in (("location", "Location"), ("etag", "ETag")):
+        if header in answer.headers:
+            response[name] = answer.headers[header]
+    if answer.instant is not None:
+        response["lastModified"] = answer.instant
+    entry: dict[str, object] = {"response": response}
+    if answer.body and answer.status < 300:
+        entry = {"resource": orjson.Fragment(answer.body), **entry}
+    elif answer.body:
+        response["outcome"] = orjson.Fragment(answer.body)
+    return orjson.dumps(entry)
 
 
 def _response(kind: bytes, answers: Sequence[bytes]) -> bytes:

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from gateway import errors
 from gateway.errors import GatewayError, InputRefused, Issue
 from gateway.fhir.outcome import operation_outcome
+from gateway.records.answer import FHIR_JSON, Answer
 
 LOG = logging.getLogger("gateway.errors")
-FHIR_JSON = "application/fhir+json; charset=utf-8"
 
 _STATUS: tuple[tuple[type[GatewayError], int, str], ...] = (
     (errors.Malformed, 400, "structure"),
@@ -55,6 +55,8 @@ def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str,
             if isinstance(error, errors.Unauthenticated):
                 detail = f', error="{error.error}"' if error.error else ""
                 headers["WWW-Authenticate"] = f'Bearer realm="FHIR"{detail}'
+            if isinstance(error, errors.MethodNotAllowed):
+                headers["Allow"] = ", ".join(error.allowed)
             if isinstance(error, errors.Unavailable):
                 headers["Retry-After"] = "2"
             if isinstance(error, errors.IntegrityBroken):
@@ -73,10 +75,16 @@ def _refused_status(error: InputRefused, status: int) -> int:
     return status
 
 
-def fhir_response(error: BaseException) -> Response:
+def refusal(error: BaseException) -> Answer:
     """The FHIR door's error face: OperationOutcome."""
     status, issues, headers = rendered(error)
-    return Response(operation_outcome(issues), status, dict(headers), FHIR_JSON)
+    return Answer(status, operation_outcome(issues), headers)
+
+
+def fhir_response(error: BaseException) -> Response:
+    """The same for what Starlette asks."""
+    answer = refusal(error)
+    return Response(answer.body, answer.status, dict(answer.headers), FHIR_JSON)
 
 
 async def on_error(_: Request, error: Exception) -> Response:

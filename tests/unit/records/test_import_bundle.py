@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.errors import Invalid
-from gateway.records.import_bundle import as_entry, as_transaction, without_resources
+from gateway.fhir.bundle import without_resources
+from gateway.records.import_bundle import as_entry, as_transaction
 
 TYPES = frozenset({"Patient", "Observation", "OperationOutcome"})
 PATIENT = {"resourceType": "Patient", "id": "p1"}

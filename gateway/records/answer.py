@@ -1,0 +1,43 @@
+"""What an interaction answers, before any door renders it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+
+from gateway.fhir.resource import format_instant
+
+FHIR_JSON = "application/fhir+json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, exact body bytes and headers; ``media_type`` says what the bytes are, where there are any.
+
+    ``updated_ms`` is the Last-Modified of what was read or written.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = FHIR_JSON
+    updated_ms: int | None = None
+
+    @property
+    def last_modified(self) -> str | None:
+        """The HTTP date of ``updated_ms``."""
+        return None if self.updated_ms is None else formatdate(self.updated_ms / 1000, usegmt=True)
+
+    @property
+    def instant(self) -> str | None:
+        """The FHIR instant of ``updated_ms``."""
+        return None if self.updated_ms is None else format_instant(self.updated_ms)
+
+
+def version_answer(status: int, stored: bytes, vid: int, updated_ms: int, *, location: str | None = None) -> Answer:
+    """A version's bytes with its ETag, and its Location where it was just written."""
+    headers = {"ETag": f'W/"{vid}"'}
+    if location is not None:
+        headers["Location"] = location
+    return Answer(status, stored, headers, updated_ms=updated_ms)

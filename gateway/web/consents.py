@@ -1,0 +1,53 @@
+"""A Consent's own doors, ``$typed-data``, ``$sign`` and ``$revoke``, and every version's ``$receipt``. ``data.md``."""
+
+from __future__ import annotations
+
+from gateway.errors import NotFound
+from gateway.records import consents, receipts
+from gateway.records.answer import Answer
+from gateway.web.ask import Ask
+from gateway.web.door import Door
+from gateway.web.interactions import version_id
+from gateway.web.routes import Route
+
+_CONSENT = frozenset({"Consent"})
+_URN = "urn:fhir-gateway:operation:"
+
+
+async def receipt(door: Door, ask: Ask) -> Answer:
+    """The proof of a version; 202 while it is not anchored yet."""
+    vid = version_id(ask) if len(ask.parts) > 3 else None
+    if vid == 0:
+        raise NotFound(f"{ask.type}/{ask.id}/_history/{ask.parts[3][:64]} is not known")
+    status, body = await receipts.receipt(door.node, ask.caller, ask.type, ask.id, vid)
+    return Answer(status, body, {"Retry-After": "2"} if status == 202 else {})
+
+
+async def typed_data(door: Door, ask: Ask) -> Answer:
+    """What a wallet is asked to sign."""
+    return Answer(200, await consents.show(door.node, ask.caller, ask.id, wallet=ask.one("wallet")))
+
+
+async def sign(door: Door, ask: Ask) -> Answer:
+    """The signature of a proposed Consent."""
+    return door.written(await consents.sign(door.node, ask.caller, ask.id, await ask.resource()))
+
+
+async def revoke(door: Door, ask: Ask) -> Answer:
+    """The end of a Consent."""
+    body = await ask.resource() if ask.has_body else None
+    return door.written(await consents.revoke(door.node, ask.caller, ask.id, body))
+
+
+ROUTES = (
+    Route(method="GET", shape="T/I/_history/V/$receipt", name="receipt", handler=receipt, kind="operation",
+          definition=f"{_URN}receipt"),
+    Route(method="GET", shape="T/I/$receipt", name="receipt", handler=receipt, kind="operation",
+          definition=f"{_URN}receipt"),
+    Route(method="GET", shape="T/I/$typed-data", name="typed-data", handler=typed_data, kind="operation",
+          types=_CONSENT, definition=f"{_URN}typed-data"),
+    Route(method="POST", shape="T/I/$sign", name="sign", handler=sign, kind="operation", types=_CONSENT,
+          definition=f"{_URN}sign"),
+    Route(method="POST", shape="T/I/$revoke", name="revoke", handler=revoke, kind="operation", types=_CONSENT,
+          definition=f"{_URN}revoke"),
+)

@@ -1,0 +1,124 @@
+"""Instance and type interactions: create, read, vread, update, delete, history and search.
+
+Owns their headers and conditions. https://hl7.org/fhir/R4/http.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from gateway.errors import Forbidden, Malformed, NotFound
+from gateway.fhir.resource import format_instant
+from gateway.records import audit_events, read, search, transaction, write
+from gateway.records.answer import Answer, version_answer
+from gateway.web.ask import Ask
+from gateway.web.door import Door
+from gateway.web.routes import Route
+
+_HISTORY_PAGE = 20
+_HISTORY_KNOWN = frozenset({"_count", "_page"})
+_NO_SUCH_VERSION = 0
+"""Version ids begin at 1: what no id can be is answered as what is not there."""
+
+
+async def create(door: Door, ask: Ask) -> Answer:
+    """POST to a type; with If-None-Exist only where nothing matches."""
+    resource = await ask.resource()
+    condition = ask.headers.get("if-none-exist")
+    if not condition:
+        return door.written(await write.create(door.node, ask.caller, ask.type, resource))
+    written = await transaction.create_unless(door.node, ask.caller, ask.type, resource, condition.lstrip("?"))
+    if not written.changed:
+        try:
+            found = await read.read(door.node, ask.caller.again(), ask.type, written.id, written.vid)
+            written = replace(written, stored=found.stored)
+        except (Forbidden, NotFound):
+            pass  # found by a search, which says nothing about reading: the place alone is the answer
+    return door.written(written)
+
+
+async def update(door: Door, ask: Ask) -> Answer:
+    """PUT to an id."""
+    resource = await ask.resource()
+    if ask.headers.get("if-none-match") not in (None, "*"):
+        raise Malformed("If-None-Match on an update is *", code="value", expression="http.If-None-Match")
+    return door.written(await write.update(
+        door.node, ask.caller, ask.type, ask.id, resource, if_match=ask.headers.get("if-match"),
+        if_none_match=ask.headers.get("if-none-match")))
+
+
+async def delete(door: Door, ask: Ask) -> Answer:
+    """DELETE of an id."""
+    written = await write.delete(door.node, ask.caller, ask.type, ask.id, if_match=ask.headers.get("if-match"))
+    return Answer(204, headers={"ETag": f'W/"{written.vid}"'} if written else {})
+
+
+async def read_version(door: Door, ask: Ask) -> Answer:
+    """GET of an id, or of one version of it."""
+    vid = version_id(ask) if len(ask.parts) > 2 else None
+    if ask.type == "AuditEvent" and audit_events.is_ours(ask.id):
+        return Answer(200, await audit_events.read(door.node, ask.caller, ask.id), {"ETag": 'W/"1"'})
+    reading = await read.read(door.node, ask.caller, ask.type, ask.id, vid)
+    answer = version_answer(200, reading.stored, reading.row.vid, reading.row.updated_ms)
+    known = ask.headers.get("if-none-match")
+    if known and (known.strip() == "*" or answer.headers["ETag"] in [part.strip() for part in known.split(",")]):
+        return replace(answer, status=304, body=b"")
+    return answer
+
+
+def version_id(ask: Ask) -> int:
+    """The version id of a path ``T/I/_history/V...``."""
+    text = ask.parts[3]
+    return int(text) if text.isdecimal() and len(text) < 16 else _NO_SUCH_VERSION
+
+
+async def history(door: Door, ask: Ask) -> Answer:
+    """GET of an id's versions, newest first."""
+    ask.only_known(_HISTORY_KNOWN, "history")
+    count = min(max(1, ask.number("_count", _HISTORY_PAGE)), ask.settings.max_page)
+    below = ask.number("_page", 2**62)
+    readings = await read.history(door.node, ask.caller, ask.type, ask.id, count=count + 1, below=below)
+    more = len(readings) > count
+    readings = readings[:count]
+    url = f"{door.base}/{ask.type}/{ask.id}"
+    links = [{"relation": "self", "url": f"{url}/_history"}]
+    if more:
+        links.append({"relation": "next", "url": f"{url}/_history?_count={count}&_page={readings[-1].row.vid}"})
+    entries = [_history_entry(url, ask.type, reading) for reading in readings]
+    return Answer(200, orjson.dumps({"resourceType": "Bundle", "type": "history", "link": links,
+                                     **({"total": len(readings)} if not more and below == 2**62 else {}),
+                                     **({"entry": entries} if entries else {})}))
+
+
+def _history_entry(url: str, type_: str, reading: read.Reading) -> dict[str, object]:
+    row = reading.row
+    method = "DELETE" if row.deleted else "POST" if row.vid == 1 else "PUT"
+    entry: dict[str, object] = {"fullUrl": url}
+    if reading.stored:
+        entry["resource"] = orjson.Fragment(reading.stored)
+    entry["request"] = {"method": method, "url": type_ if method == "POST" else f"{type_}/{row.id}"}
+    entry["response"] = {"status": "204" if row.deleted else "201" if row.vid == 1 else "200",
+                         "etag": f'W/"{row.vid}"', "lastModified": format_instant(row.updated_ms)}
+    return entry
+
+
+async def search_type(door: Door, ask: Ask) -> Answer:
+    """GET of a type, or POST to its ``_search``."""
+    pairs = ask.pairs + (await ask.form() if ask.method == "POST" else [])
+    if ask.type == "AuditEvent":
+        return Answer(200, await audit_events.search(door.node, ask.caller, pairs, strict=ask.strict))
+    return Answer(200, await search.search(door.node, ask.caller, ask.type, pairs, strict=ask.strict))
+
+
+ROUTES = (
+    Route(method="GET", shape="T", name="search-type", handler=search_type),
+    Route(method="POST", shape="T/_search", name="search-type", handler=search_type),
+    Route(method="POST", shape="T", name="create", handler=create, kind="write"),
+    Route(method="GET", shape="T/I", name="read", handler=read_version),
+    Route(method="PUT", shape="T/I", name="update", handler=update, kind="write"),
+    Route(method="DELETE", shape="T/I", name="delete", handler=delete, kind="write"),
+    Route(method="GET", shape="T/I/_history", name="history-instance", handler=history),
+    Route(method="GET", shape="T/I/_history/V", name="vread", handler=read_version),
+)

@@ -1,0 +1,96 @@
+"""Which interaction a method and path ask for: one table that every part of the FHIR door adds its rows to.
+
+Owns the shapes of URLs and the Allow header; refuses unknown types, ids that are none, and what no row offers.
+https://hl7.org/fhir/R4/http.html#summary
+
+A shape names the parts of a path: ``T`` a resource type, ``I`` a logical id, ``V`` a version id, ``C`` the type of a
+compartment search (or ``*``); words that begin with ``_`` or ``$``, and ``metadata``, stand for themselves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from gateway.errors import Malformed, MethodNotAllowed, NotFound
+from gateway.fhir.resource import is_id
+from gateway.records.answer import Answer
+from gateway.web.ask import Ask
+
+if TYPE_CHECKING:
+    from gateway.web.door import Door
+
+Handler = Callable[["Door", Ask], Awaitable[Answer]]
+Kind = Literal["read", "write", "operation"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One row: ``name`` is R4's code of the interaction, or the operation's name without ``$``.
+
+    ``kind`` "write": the answer obeys ``Prefer: return``; ``types``: for these alone. ``definition`` is the canonical
+    URL of an operation, by which the CapabilityStatement offers it; without one it is an interaction.
+    """
+
+    method: str
+    shape: str
+    name: str
+    handler: Handler
+    kind: Kind = "read"
+    types: frozenset[str] | None = None
+    definition: str | None = None
+
+
+class Routes:
+    """The table, indexed by method and shape."""
+
+    def __init__(self, rows: Iterable[Route], types: Collection[str]) -> None:
+        self.rows = tuple(rows)
+        self._types = types
+        self._found: dict[tuple[str, str], list[Route]] = defaultdict(list)
+        self._methods: dict[str, list[Route]] = defaultdict(list)
+        for row in sorted(self.rows, key=lambda row: row.types is None):
+            self._found[row.method, row.shape].append(row)
+            self._methods[row.shape].append(row)
+
+    def find(self, method: str, parts: Sequence[str]) -> Route:
+        """The row for a request. Raises NotFound, Malformed (no id), MethodNotAllowed with what is allowed."""
+        shape = self.shape(parts)
+        type_ = parts[0] if parts else ""
+        for row in self._found.get(("GET" if method == "HEAD" else method, shape), ()):
+            if row.types is None or type_ in row.types:
+                return row
+        allowed = self._allowed(shape, type_)
+        if allowed:
+            raise MethodNotAllowed(f"{method[:16]} is not offered here; {', '.join(allowed)} is", allowed)
+        last = parts[-1][:64] if parts else ""
+        raise NotFound(f"{'the operation ' if last.startswith('$') else ''}{last!r} is not offered here")
+
+    def shape(self, parts: Sequence[str]) -> str:
+        """The shape of a path. Raises NotFound for an unknown type, Malformed for what is no id."""
+        if not parts:
+            return ""
+        shape = []
+        for place, part in enumerate(parts):
+            if part[:1] in ("_", "$") or parts == ["metadata"]:
+                shape.append(part)
+            elif place == 0:
+                if part not in self._types:
+                    raise NotFound(f"{part[:64]!r} is no R4 resource type")
+                shape.append("T")
+            elif place == 1:
+                if not is_id(part):
+                    raise Malformed(f"{part[:80]!r} is not a FHIR id", code="value", expression="Resource.id")
+                shape.append("I")
+            elif place == 2 and (part == "*" or part in self._types):
+                shape.append("C")
+            else:
+                shape.append("V" if place == 3 else "?")
+        return "/".join(shape)
+
+    def _allowed(self, shape: str, type_: str) -> tuple[str, ...]:
+        methods = {row.method for row in self._methods.get(shape, ()) if row.types is None or type_ in row.types}
+        order = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        return tuple(method for method in order if method in methods or (method == "HEAD" and "GET" in methods))
