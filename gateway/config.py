@@ -40,6 +40,17 @@ def _natural(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65_535:
+        raise ValueError("must be from 1 to 65535")
+    return value
+
+
+def _port_or_none(text: str) -> int:
+    return _port(text) if int(text) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table: environment name, default text, parser and meaning."""
@@ -52,7 +63,7 @@ class Setting:
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("host", "127.0.0.1", str, "address the gateway listens on"),
-    Setting("port", "8080", _natural, "port the gateway listens on"),
+    Setting("port", "8080", _port, "port the gateway listens on"),
     Setting("data_dir", "./data", Path, "folder of everything the gateway keeps"),
     Setting("keys_dir", "", str, "folder of the root key and the key store; `<data_dir>/keys` when empty"),
     Setting("workers", "2", _positive, "web worker processes"),
@@ -68,7 +79,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("token_ttl_s", "300", _positive, "life of a client_credentials token, at most 300"),
     Setting("chain_rpc", "", str, "JSON-RPC URL of the hospitals' chain; the embedded chain when empty"),
     Setting("chain_id", "0", _natural, "chain id expected of `chain_rpc`; required with it"),
-    Setting("chain_port", "0", _natural, "loopback port of the embedded chain; chosen at first start when 0"),
+    Setting("chain_port", "0", _port_or_none, "loopback port of the embedded chain; chosen at first start when 0"),
     Setting("chain_contracts", "", str, "JSON file with the addresses of contracts already deployed"),
     Setting("chain_operator_key_file", "", str, "operator's private key; `<keys_dir>/operator.key` when empty"),
     Setting("chain_confirmations", "0", _natural, "blocks on top of one before it counts as final"),

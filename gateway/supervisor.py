@@ -27,6 +27,10 @@ from gateway.errors import Misconfigured
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
+_REFUSED = 2
+"""Exit code of a child that said why it cannot run."""
+_REFUSALS_MAX = 3
+"""So often in a row; less may be its forerunner on the same data, still ending."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     failures: int = 0
+    refusals: int = 0
     output: int | None = field(default=None)
 
     def start(self) -> None:
@@ -67,8 +72,12 @@ class Supervisor:
     def run(self) -> int:
         """Start everything, print where it is, watch until told to stop. Raises Misconfigured."""
         settings = self._settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = self._lock()
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = self._lock()
+        except OSError as error:
+            raise Misconfigured(f"the data folder {settings.data_dir} cannot be used ({error.strerror}): "
+                                "`gateway check` says more") from error
         listener = self._listen()
         for signalled in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signalled, self._stop)
@@ -79,13 +88,13 @@ class Supervisor:
         # A new chain's contracts, keys and schema come first; a second start has them and needs not wait.
         try:
             self._start_chain()
-            ledger = Child("ledger", ["gateway.app", "ledger"])
+            ledger = Child("ledger", ["gateway.app", "ledger", str(os.getpid())])
             ledger.start()
             self._children.append(ledger)
             self._wait_for(settings.deployment_path.exists, "the contracts", ledger)
-            for number in range(settings.workers):
-                worker = Child(f"worker-{number}", ["gateway.app", "worker", str(listener.fileno())],
-                               (listener.fileno(),))
+            for number in range(0 if self._stopping else settings.workers):
+                worker = Child(f"worker-{number}", ["gateway.app", "worker", str(os.getpid()),
+                                                    str(listener.fileno())], (listener.fileno(),))
                 worker.start()
                 self._children.append(worker)
             self._wait_for(self._answers, "the first worker", self._children[-1])
@@ -149,6 +158,9 @@ class Supervisor:
         end = time.monotonic() + _START_TIMEOUT_S
         while not done() and not self._stopping:
             self._revive()
+            for one in self._children:
+                if one.refusals >= _REFUSALS_MAX:
+                    raise Misconfigured(f"the process {one.name} cannot start: its own line above says why")
             if time.monotonic() > end:
                 raise Misconfigured(f"{what} did not come up within {_START_TIMEOUT_S:.0f} s; the log above says why "
                                     f"({child.name})")
@@ -159,6 +171,7 @@ class Supervisor:
             if child.restart_due() and not self._stopping:
                 child.failures += 1
                 code = child.process.returncode if child.process else None
+                child.refusals = child.refusals + 1 if code == _REFUSED else 0
                 print(json.dumps({"event": "process restarted", "name": child.name, "exit": code}), file=sys.stderr,
                       flush=True)
                 child.start()

@@ -7,19 +7,24 @@ the chain; refuses another chain id than expected, and an operator who acts for 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
-
-import httpx
+import time
+from typing import Final
 
 from gateway.config import Settings
 from gateway.crypto.root import write_once, write_over
-from gateway.errors import Misconfigured
+from gateway.errors import ChainUnavailable, Misconfigured
 from gateway.ledger.deploy import ensure_contracts
 from gateway.ledger.devchain.accounts import load_accounts
 from gateway.ledger.ethereum import EthereumChain
-from gateway.ledger.ethereum_node import EthereumNode
+from gateway.ledger.ethereum_node import EthereumNode, number
+from gateway.ledger.ethereum_rpc import JsonRpc, RpcFault
 
+LOG = logging.getLogger(__name__)
+_TOLD_S: Final = 30.0
+"""How often it is said that the chain does not answer."""
 CHAIN_ACCOUNTS = "chain-accounts.json"
 _KEY = re.compile(r"(?:0x)?([0-9a-fA-F]{64})\s*")
 
@@ -34,7 +39,11 @@ def connect_chain(settings: Settings, stop: threading.Event) -> EthereumChain | 
         return None
     url, chain_id = answered
     node = EthereumNode(url, chain_id=settings.chain_id or chain_id, private_key=_operator_key(settings))
-    contracts = ensure_contracts(node, settings.contracts_path, may_deploy=not settings.chain_contracts)
+    try:
+        contracts = ensure_contracts(node, settings.contracts_path, may_deploy=not settings.chain_contracts,
+                                     sleep=lambda seconds: _pause(stop, seconds))
+    except _Stopped:
+        return None
     chain = EthereumChain(node, contracts)
     custodian = chain.member_of()
     if custodian is None:
@@ -57,17 +66,30 @@ def rpc_url(settings: Settings) -> str:
         raise Misconfigured("the embedded chain was never started here: run `gateway serve` first") from error
 
 
+class _Stopped(Exception):
+    """Told to stop while waiting for a block."""
+
+
+def _pause(stop: threading.Event, seconds: float) -> None:
+    if stop.wait(seconds):
+        raise _Stopped
+
+
 def _wait_for_chain(settings: Settings, stop: threading.Event) -> tuple[str, int] | None:
-    request = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
-    wait_s = 0.05
+    wait_s, told_s = 0.05, time.monotonic() - _TOLD_S / 2  # an embedded node that is just starting is no news
     while not stop.is_set():
         url = rpc_url(settings)
+        rpc = JsonRpc(url, timeout_s=3)
         try:
-            answer = httpx.post(url, json=request, timeout=3).json()
-            return url, int(answer["result"], 16)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
-            stop.wait(wait_s)
-            wait_s = min(2.0, wait_s * 1.5)
+            return url, number(rpc.call("eth_chainId"))
+        except (ChainUnavailable, RpcFault) as error:
+            if time.monotonic() - told_s >= _TOLD_S or (settings.chain_rpc and wait_s == 0.05):
+                told_s = time.monotonic()
+                LOG.warning("the chain does not answer, will retry", extra={"reason": str(error)})
+        finally:
+            rpc.close()
+        stop.wait(wait_s)
+        wait_s = min(2.0, wait_s * 1.5)
     return None
 
 
