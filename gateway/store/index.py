@@ -311,7 +311,8 @@ class Index:
             found = self._run(connection, (
                 f"SELECT {VERSION_COLUMNS}, t.low_ms FROM index_date t CROSS JOIN version v ON v.seq=t.version "  # noqa: S608
                 f"WHERE t.key=? {seek} AND {where.text} AND NOT EXISTS (SELECT 1 FROM index_date u "
-                f"WHERE u.version=t.version AND u.key=t.key AND u.low_ms{'>' if down else '<'}t.low_ms) "
+                f"WHERE u.version=t.version AND u.key=t.key AND (u.low_ms{'>' if down else '<'}t.low_ms "
+                "OR (u.low_ms=t.low_ms AND u.high_ms<t.high_ms))) "
                 f"ORDER BY t.low_ms {order}, t.version {order} LIMIT ?"),
                 (date_key, *seek_parameters, *where.parameters, limit))
             after = None

@@ -14,6 +14,9 @@ import apsw
 
 from gateway.errors import Conflict
 
+_AT_ONCE = 2_000
+"""Rows in one statement: SQLite takes 32,766 variables, and a Group may have more members."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRows:
@@ -216,12 +219,14 @@ def append(connection: apsw.Connection, new: NewVersion) -> int:
 
 
 def _append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None:
-    if rows.hashes:
-        marks = ",".join(["(?,?)"] * len(rows.hashes))
+    for start in range(0, len(rows.hashes), _AT_ONCE):
+        hashes = rows.hashes[start:start + _AT_ONCE]
+        marks = ",".join(["(?,?)"] * len(hashes))
         values: list[int] = []
-        for value in rows.hashes:
+        for value in hashes:
             values += (value, seq)
         connection.execute(f"INSERT OR IGNORE INTO index_hash VALUES {marks}", values)  # noqa: S608
+    if rows.hashes:
         connection.execute("INSERT INTO index_rows VALUES (?,?)",
                            (seq, struct.pack(f"<{len(rows.hashes)}q", *rows.hashes)))
     if rows.dates:

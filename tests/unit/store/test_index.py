@@ -252,3 +252,41 @@ def test_a_broad_search_by_date_walks_the_same_order(database: Database, extract
 def test_a_search_without_a_bound_is_refused(database: Database) -> None:
     with pytest.raises(ValueError, match="without an access bound"):
         INDEX.search(database.reader, Query(type="Patient"), SqlBound(""), snapshot=1, limit=1)
+
+
+@pytest.mark.parametrize("sort", ["location-period", "-location-period"])
+def test_one_resource_with_two_dates_of_one_start_stands_once(database: Database, extractor: SearchExtractor,
+                                                              sort: str) -> None:
+    """The date index is walked where no criterion narrows the search."""
+    found = [(str(number), extractor.facts(parse(json.dumps({
+        "resourceType": "Encounter", "status": "finished", "location": [
+            {"location": {"reference": "Location/1"}, "period": {"start": "2024-01-01", "end": end}}
+            for end in ("2024-01-02", "2024-01-03", "2024-01-04")]}).encode())), 5) for number in range(3)]
+    put(database, "Encounter", found)
+    query = parse_query(extractor.plans, "Encounter", [("_sort", sort)], strict=True, own_bases=(), max_count=10,
+                        now_ms=NOW_MS)
+    for size in (1, 2, 10):
+        assert sorted(pages(database, query, size)) == ["0", "1", "2"]
+
+
+def test_the_largest_search_let_through_is_carried_out(database: Database, extractor: SearchExtractor) -> None:
+    put(database, "Observation", [])
+    hashes = ("focus", ",".join(f"Device/{number}" for number in range(450)))
+    dates = ("date", ",".join(f"ap{number:04}" for number in range(1, 501)))
+    for pairs in ([hashes] * 10, [("code", "a")] * 99 + [dates], [("status:not", "final")] * 100,
+                  [("_sort", ",".join(["date"] * 10))]):
+        query = parse_query(extractor.plans, "Observation", pairs, strict=True, own_bases=(), max_count=10,
+                            now_ms=NOW_MS)
+        assert pages(database, query, 10) == []
+        assert INDEX.count(database.reader, query, ALL, snapshot=2**60) == 0
+
+
+def test_a_resource_may_have_more_values_than_a_statement_takes_variables(database: Database,
+                                                                          extractor: SearchExtractor) -> None:
+    facts = extractor.facts(parse(json.dumps({"resourceType": "Group", "type": "person", "actual": True, "member": [
+        {"entity": {"reference": f"Practitioner/{number}"}} for number in range(17_000)]}).encode()))
+    put(database, "Group", [("0", facts, 5)])
+    for number in (0, 16_999):
+        query = parse_query(extractor.plans, "Group", [("member", f"Practitioner/{number}")], strict=True,
+                            own_bases=(), max_count=10, now_ms=NOW_MS)
+        assert pages(database, query, 10) == ["0"]
