@@ -442,3 +442,19 @@ def test_no_bytes_at_all_make_the_write_door_stumble(hospital: Hospital, raw: by
     for body in (raw, whole[:cut] + raw + whole[cut:]):
         answer = hospital.feed.post("Observation", body)
         assert answer.status_code < 500, (body, answer.text)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_conditional_reference_outside_a_transaction_is_refused(hospital: Hospital) -> None:
+    """Kept as it stands it would name no patient: the record would be nobody's, and no consent asked (invariant 4)."""
+    given: dict[str, Any] = json.loads(observation(None))
+    given["subject"] = {"reference": f"Patient?identifier={SECRET}"}
+    refused(hospital.feed.post("Observation", given), 422, place="Observation.subject.reference")
+    refused(hospital.feed.put("Observation/cond-ref", {**given, "id": "cond-ref"}), 422,
+            place="Observation.subject.reference")
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_if_match_of_thousands_of_digits_matches_nothing(hospital: Hospital) -> None:
+    refused(hospital.feed.put("Patient/never-was", {"resourceType": "Patient", "id": "never-was"},
+                              If_Match=f'W/"{"9" * 5_000}"'), 412)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -274,3 +276,22 @@ def test_metadata_is_told_to_anyone(hospital: Hospital) -> None:
     assert offered == {"create", "read", "vread", "update", "delete", "history-instance", "search-type"}
     assert {one["code"] for one in statement["rest"][0]["interaction"]} == {"batch", "transaction"}
     assert anyone.get("Patient/1").status_code == 401
+
+
+def test_a_document_keeps_the_links_between_its_entries(hospital: Hospital) -> None:
+    """Inside a stored Bundle a urn names an entry: https://hl7.org/fhir/R4/bundle.html#references"""
+    composition, author, stranger = (f"urn:uuid:{uuid.uuid4()}" for _ in range(3))
+    document: dict[str, Any] = {
+        "resourceType": "Bundle", "type": "document", "timestamp": "2024-03-01T10:00:00Z",
+        "identifier": {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{uuid.uuid4()}"}, "entry": [
+            {"fullUrl": composition, "resource": {
+                "resourceType": "Composition", "status": "final", "type": {"text": "note"}, "date": "2024-03-01",
+                "title": "Note", "author": [{"reference": author}]}},
+            {"fullUrl": author, "resource": {"resourceType": "Practitioner", "active": True}}]}
+    answer = hospital.feed.post("Bundle", document)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["entry"] == document["entry"]
+    document["entry"][0]["resource"]["author"] = [{"reference": stranger}]
+    answer = hospital.feed.post("Bundle", document)
+    assert answer.status_code == 422
+    assert places(answer) == ["Bundle.entry[0].resource.author[0].reference"]
