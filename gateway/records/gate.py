@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import apsw
 
-from gateway.access.bound import bound, scope_clauses
+from gateway.access.bound import Way, bound, scope_clauses
 from gateway.access.decision import Decision, Deny, Permit, Request, decide
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
@@ -61,6 +61,11 @@ class Viewing:
         self._caller = caller
         self._bound = bound(caller.grant, type_, "s", now_ms(), chain_fresh=gate.chain_fresh(connection))
         self._provisions: dict[tuple[str, ...], list[Provision]] = {}
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The ways that may let a version of the type through; none: nothing is visible."""
+        return () if self._bound.nothing else self._bound.ways
 
     def decide(self, facts: ResourceFacts, seq: int) -> Decision:
         """Whether this version may be seen."""

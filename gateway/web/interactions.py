@@ -59,7 +59,7 @@ async def read_version(door: Door, ask: Ask) -> Answer:
     """GET of an id, or of one version of it."""
     vid = version_id(ask) if len(ask.parts) > 2 else None
     if ask.type == "AuditEvent" and audit_events.is_ours(ask.id):
-        return Answer(200, await audit_events.read(door.node, ask.caller, ask.id), {"ETag": 'W/"1"'})
+        return Answer(200, await audit_events.read(door.node, ask.caller, ask.id, vid), {"ETag": 'W/"1"'})
     reading = await read.read(door.node, ask.caller, ask.type, ask.id, vid)
     answer = version_answer(200, reading.stored, reading.row.vid, reading.row.updated_ms)
     known = ask.headers.get("if-none-match")

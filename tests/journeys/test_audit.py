@@ -177,6 +177,71 @@ def test_an_officer_searches_every_patients_audit(hospital: Hospital) -> None:
     assert officer.get("AuditEvent?_count=1").status_code == 200
 
 
+def test_count_zero_asks_for_the_total_alone(hospital: Hospital) -> None:
+    """https://hl7.org/fhir/R4/search.html#count"""
+    patient = hospital.new_patient()
+    hospital.feed.get(f"Patient/{patient}")
+    own = hospital.patient(patient)
+    answer = own.get(f"AuditEvent?patient={patient}&_count=0")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total"] == own.total(f"AuditEvent?patient={patient}&_summary=count") == 3
+    assert "entry" not in answer.json()
+    assert next_link(answer) is None
+
+
+def test_an_audit_event_has_one_version(hospital: Hospital) -> None:
+    """Invariant 3: the version asked, or an error."""
+    patient = hospital.new_patient()
+    own = hospital.patient(patient)
+    id_ = own.ids(f"AuditEvent?patient={patient}")[0]
+    assert own.get(f"AuditEvent/{id_}/_history/1").status_code == 200
+    for other in ("2", "0", "x"):
+        assert own.get(f"AuditEvent/{id_}/_history/{other}").status_code == 404
+
+
+def test_outside_the_scopes_an_audit_event_that_is_there_answers_as_one_that_is_not(hospital: Hospital) -> None:
+    patient = hospital.new_patient()
+    id_ = hospital.patient(patient).ids(f"AuditEvent?patient={patient}")[0]
+    narrow = hospital.patient(patient, scope="patient/Observation.rs")
+    there, absent = narrow.get(f"AuditEvent/{id_}"), narrow.get("AuditEvent/log-999999999")
+    assert there.status_code == absent.status_code == 403
+    assert there.content == absent.content
+
+
+def test_who_may_see_no_audit_opens_no_row_of_it(hospital: Hospital, doctor: Client,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one search of anyone's keeps a worker opening the whole log."""
+    patient = hospital.new_patient()
+    hospital.grant(patient, "Practitioner/audit-1")
+    opened: list[Any] = []
+    monkeypatch.setattr("gateway.audit.Audit.open", lambda _, row: opened.append(row))
+    for client in (doctor, hospital.feed, hospital.clinician("audit-3", patient=patient, purpose="BTG", reason="r")):
+        for query in ("", f"?patient={patient}", "?_summary=count"):
+            answer = client.get(f"AuditEvent{query}")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["total"] == len(answer.json().get("entry", ()))
+    assert not opened
+
+
+def test_a_search_opens_so_many_rows_a_page_and_refuses_to_count_more(hospital: Hospital,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.records.audit_events._SCAN_LIMIT", 2)
+    monkeypatch.setattr("gateway.records.audit_events._AT_ONCE", 1)
+    patient = hospital.new_patient()
+    for _ in range(3):
+        hospital.feed.get(f"Patient/{patient}")
+    own = hospital.patient(patient)
+    count = own.get(f"AuditEvent?patient={patient}&_summary=count")
+    assert count.status_code == 400
+    assert count.json()["issue"][0]["code"] == "too-costly"
+    first = own.get(f"AuditEvent?patient={patient}&action=C")
+    assert first.status_code == 200, first.text
+    assert "entry" not in first.json()
+    assert next_link(first) is not None
+    assert len(own.all_ids(f"AuditEvent?patient={patient}&action=C")) == 1
+    assert len(own.all_ids(f"AuditEvent?patient={patient}")) == 5
+
+
 def test_an_altered_or_missing_row_breaks_the_chain(hospital_with: Callable[..., Hospital]) -> None:
     hospital = hospital_with()
     for _ in range(4):
