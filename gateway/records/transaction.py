@@ -132,12 +132,16 @@ class _Plan:
         self.existing: dict[int, VersionRow] = {}
         self.resources: dict[int, Resource] = {}
         self.conditions: list[tuple[Query, str | None]] = []
+        self._answers: dict[tuple[str, str], VersionRow | None] = {}
 
     def one(self, node: Node, connection: apsw.Connection, type_: str, text: str, expression: str) -> VersionRow | None:
         """The one match of a condition, or None; remembered, to be checked again inside the commit.
 
+        A condition that returns is asked once: every entry may name the same ward, and the commit asks each again.
         Raises PreconditionFailed when there are several.
         """
+        if (type_, text) in self._answers:
+            return self._answers[type_, text]
         pairs = parse_qsl(text, keep_blank_values=True)
         if not pairs:
             raise Malformed("a condition needs search parameters", code="invalid", expression=expression)
@@ -147,11 +151,13 @@ class _Plan:
             raise BadSearch([replace(issue, expression=expression) for issue in error.issues]) from error
         rows = matching(node, self.caller, connection, query, limit=2)
         if len(rows) > 1:
-            several = PreconditionFailed(f"{type_}?{text} has several matches")
+            # The condition itself may hold an identifier: it is not repeated.
+            several = PreconditionFailed(f"the condition on {type_} has several matches")
             several.expression = expression
             raise several
-        self.conditions.append((query, rows[0].id if rows else None))
-        return rows[0] if rows else None
+        found = self._answers[type_, text] = rows[0] if rows else None
+        self.conditions.append((query, found.id if found else None))
+        return found
 
     def check_conditions(self, node: Node, connection: apsw.Connection) -> None:
         """Inside the commit: every condition still has the answer the plan rests on. Raises Moved."""
@@ -198,7 +204,8 @@ async def _link(node: Node, plan_: _Plan) -> None:
             for path, reference, type_, text in plan.conditional_references(resource, at):
                 row = plan_.one(node, node.database.reader, type_, text, path)
                 if row is None:
-                    raise Unprocessable(f"{type_}?{text} has no match", code="not-found", expression=path)
+                    raise Unprocessable(f"the conditional reference to {type_} has no match", code="not-found",
+                                        expression=path)
                 reference["reference"] = f"{type_}/{row.id}"
             write.validated(node, resource, entry.type, entry.expression)
         except (Invalid, Unprocessable) as error:

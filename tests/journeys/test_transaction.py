@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.records import search, transaction
 from tests.journeys.hospital import Hospital, observation, places
 from tests.running import REPOSITORY
 
@@ -117,7 +118,24 @@ def test_a_conditional_reference_without_or_with_several_matches_refuses_the_who
             "POST", "Observation", measured(f"Patient?identifier=urn:cond|{value}"))))
         assert answer.status_code == status
         assert places(answer) == ["Bundle.entry[1].resource.subject.reference"]
+        assert "urn:cond" not in answer.text  # a condition may hold an identifier: a refusal does not repeat it
     assert hospital.stored() == before
+
+
+def test_a_condition_many_entries_name_is_asked_once(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once again within the commit, where every other writer waits."""
+    hospital.new_patient(identifier=[{"system": "urn:cond", "value": "many"}])
+    asked: list[str] = []
+
+    def counted(node: Any, caller: Any, connection: Any, query: Any, *, limit: int) -> Any:
+        asked.append(query.type)
+        return search.matching(node, caller, connection, query, limit=limit)
+
+    monkeypatch.setattr(transaction, "matching", counted)
+    answer = hospital.feed.post("", bundle(*(entry("POST", "Observation", measured("Patient?identifier=urn:cond|many"))
+                                             for _ in range(20))))
+    assert answer.status_code == 200, answer.text
+    assert asked == ["Patient", "Patient"]
 
 
 def test_if_none_exist_uses_what_is_there_and_links_lead_to_it(hospital: Hospital) -> None:
