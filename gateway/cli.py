@@ -166,11 +166,13 @@ def _status(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(found, indent=2))
         return 0
-    chain = found["chain"]
+    chain, acts = found["chain"], found["acts"]
+    refused = "".join(f"; refused: {count} {what}" for what, count in acts["refused"].items())
     print(f"FHIR base       {found['fhir_base']}\ndata directory  {found['data_dir']}\n"
           f"running         {'yes' if found['running'] else 'no'}\n"
           f"entries         {found['entries']['pending']} pending, {found['entries']['anchored']} anchored\n"
           f"audit           {found['audit']['rows']} rows, {found['audit']['waiting']} waiting for a run\n"
+          f"signed acts     {acts['waiting']} waiting for the chain{refused}\n"
           f"chain           {chain['rpc']} id {chain['chain_id']} "
           f"{'does not answer' if chain['head'] is None else 'head ' + str(chain['head'])}")
     for name, address in (chain["contracts"] or {}).items():

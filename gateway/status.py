@@ -23,7 +23,7 @@ _CONTRACTS = {"RecordAnchor": "record_anchor", "ConsentRegistry": "consent_regis
 
 
 def status(settings: Settings, *, transport: httpx.BaseTransport | None = None) -> dict[str, Any]:  # Any: JSON
-    """FHIR base, data folder, whether it runs, counts of entries, batches and audit rows, and the chain.
+    """FHIR base, data folder, whether it runs, counts of entries, batches, audit rows and signed acts, the chain.
 
     ``chain.head`` is None when its node does not answer. Raises Misconfigured before the first start.
     """
@@ -73,6 +73,11 @@ def _counts(connection: apsw.Connection) -> dict[str, Any]:
         "audit": {
             "rows": number("SELECT coalesce(max(seq),0) FROM audit"),
             "waiting": number("SELECT count(*) FROM audit WHERE seq > (SELECT coalesce(max(last),0) FROM audit_run)")},
+        # What patients signed: on its way to the chain, and refused there, by kind and the contract's error.
+        "acts": {
+            "waiting": number("SELECT count(*) FROM intent WHERE state NOT IN ('final','failed')"),
+            "refused": {f"{kind}: {error}": int(str(count)) for kind, error, count in connection.execute(
+                "SELECT kind, error, count(*) FROM intent WHERE state='failed' GROUP BY kind, error ORDER BY 1, 2")}},
     }
 
 

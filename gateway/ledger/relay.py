@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import apsw
+
 from gateway.errors import ChainReverted
 from gateway.ledger.chain import (
     Chain,
@@ -38,7 +40,7 @@ from gateway.ledger.job import (
     plan,
 )
 from gateway.ledger.sender import Sender
-from gateway.store import attempts, followed, outbox
+from gateway.store import attempts, followed, outbox, provisions
 from gateway.store.outbox import Intent, SignedCall
 from gateway.store.sql import Database
 
@@ -135,7 +137,7 @@ class Relay:
                 self._database.transact(lambda connection: outbox.submitted(connection, pk))
             case Failed(revert=revert):
                 LOG.warning("a signed act was refused", extra={"kind": intent.kind, "reason": revert.name})
-                self._database.transact(lambda connection: outbox.failed(connection, pk, revert.name))
+                self._database.transact(lambda connection: refuse(connection, intent, revert.name))
                 self._not_before_ms.pop(pk, None)
                 self._doubted_ms.pop(pk, None)
             case Wait():
@@ -155,6 +157,13 @@ class Relay:
                                    block_time_s=block.time_s)
             below -= _WINDOW
         return None
+
+
+def refuse(connection: apsw.Connection, intent: Intent, error: str) -> None:
+    """A refused grant's provisions wait no longer: the Consent tells why, and may be signed anew."""
+    outbox.failed(connection, intent.pk, error)
+    if isinstance(intent.call, GrantCall):
+        provisions.set_state_of_grant(connection, _name(intent.call), "revoked", only=("pending",))
 
 
 def _name(call: GrantCall | RevokeCall) -> bytes:

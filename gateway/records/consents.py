@@ -48,6 +48,8 @@ from gateway.store import journal, outbox, provisions
 from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
+REFUSED = "urn:fhir-gateway:consent-refused"
+"""Extension of a proposed Consent: the contract's error with which the chain refused the grant signed for it."""
 _DEADLINE_S = 30 * 24 * 3600
 _KINDS: tuple[SignerKind, ...] = ("wallet", "custodial", "passkey", "attested")
 _OPEN = ("draft", "proposed")
@@ -470,8 +472,9 @@ def _signed_revocation(node: Node, at: _Current, raw: bytes) -> RevokeCall:
 
 
 def show_finality(node: Node) -> int:
-    """Write the ``active`` version of every Consent whose provisions became final, and ``inactive`` of those whose
-    grant was revoked on chain; how many. For the background loop; each Consent is one transaction."""
+    """Write the ``active`` version of every Consent whose provisions became final, ``inactive`` of those whose grant
+    was revoked on chain, and of one whose grant the chain refused a version that says why and, as every version, can be
+    signed; how many. For the background loop; each Consent is one transaction."""
     changed = 0
     due = node.database.reader.execute(
         "SELECT DISTINCT consent, state FROM provision WHERE state<>'pending' AND shown<>state").fetchall()
@@ -482,15 +485,19 @@ def show_finality(node: Node) -> int:
 
 def _show(node: Node, id_: str, state: str) -> int:
     connection, status = node.database.reader, "active" if state == "final" else "inactive"
+    refusal = outbox.refusal_of_consent(connection, id_) if state == "revoked" else None
     row = journal.current(connection, "Consent", id_)
     new = None
     if row is not None and not row.deleted:
         consent = parse(node.versions.open(connection, row).stored)
-        if not isinstance(transition(consent.get("status"), status, "gateway"), Failure) and (
-                consent.get("status") != status):
+        before = consent.get("status")
+        if refusal is not None and before == "proposed":
+            status = "proposed"
+        if not isinstance(transition(before, status, "gateway"), Failure) and (
+                before != status or refusal is not None):
             facts = node.gate.facts(connection, row)
-            made = Draft(resource={**consent, "status": status}, access=facts,
-                         search=node.extractor.facts({**consent, "status": status}))
+            shown = _telling({**consent, "status": status}, refusal)
+            made = Draft(resource=shown, access=facts, search=node.extractor.facts(shown))
             new, _ = node.versions.seal(made, id_=id_, vid=row.vid + 1, updated_ms=now_ms(), client=row.client,
                                         user=row.user)
 
@@ -505,6 +512,14 @@ def _show(node: Node, id_: str, state: str) -> int:
         return 0
     return int(new is not None)
 
+
+def _telling(consent: Resource, refusal: str | None) -> Resource:
+    """With the extension that says why the chain refused what was signed last, or without."""
+    told = [one for one in consent.get("extension") or () if one.get("url") != REFUSED]
+    if refusal is not None:
+        told.append({"url": REFUSED, "valueCode": refusal})
+    rest = {name: value for name, value in consent.items() if name != "extension"}
+    return {**rest, "extension": told} if told else rest
 
 
 RULES = TypeRules(check_write=check_write, check_deletion=check_deletion)

@@ -75,6 +75,14 @@ def grant_of_consent(connection: apsw.Connection, consent: str) -> GrantCall | N
     return None
 
 
+def refusal_of_consent(connection: apsw.Connection, consent: str) -> str | None:
+    """Why the chain refused what was signed last for a Consent (the contract's error), None when it did not."""
+    for state, error in connection.execute(
+            "SELECT state, error FROM intent WHERE consent=? AND kind='grant' ORDER BY pk DESC LIMIT 1", (consent,)):
+        return str(error) if state == "failed" else None
+    return None
+
+
 def has_open(connection: apsw.Connection) -> bool:
     """Whether any intent is on its way; one indexed read."""
     return connection.execute(

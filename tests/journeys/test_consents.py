@@ -10,6 +10,7 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 
 from gateway.ledger.chain import RevokeCall
+from gateway.ledger.relay import refuse
 from gateway.records import consents
 from gateway.smart.accounts import add_user
 from gateway.store import outbox, provisions
@@ -269,3 +270,27 @@ def test_a_revocation_seen_while_active_is_written_is_shown_next(hospital: Hospi
         consents.show_finality(hospital.node)
     consents.show_finality(hospital.node)
     assert own.get(f"Consent/{id_}").json()["status"] == "inactive"
+
+
+def test_a_grant_the_chain_refuses_is_told_in_the_consent_and_can_be_signed_anew(
+        hospital: Hospital, patient: str, own: Client) -> None:
+    id_ = proposed(own, patient, "Practitioner/dr-refused")
+    assert signed(own, id_).status_code == 200
+    first = own.get(f"Consent/{id_}/$typed-data").json()
+    [act] = [one for one in outbox.open_intents(hospital.database.reader, limit=1000) if one.consent == id_]
+    hospital.database.transact(lambda tx: refuse(tx, act, "SignatureExpired"))
+    assert states(hospital, id_) == ["revoked"]
+    assert consents.show_finality(hospital.node) == 1
+    told = own.get(f"Consent/{id_}").json()
+    assert (told["status"], told["extension"]) == (
+        "proposed", [{"url": consents.REFUSED, "valueCode": "SignatureExpired"}])
+    assert consents.show_finality(hospital.node) == 0
+    anew = own.get(f"Consent/{id_}/$typed-data").json()
+    assert anew["primaryType"] != first["primaryType"], "the grant is asked for, no more its revocation"
+    assert signed(own, id_).status_code == 200
+    assert states(hospital, id_) == ["pending"]
+    granted_on_chain(hospital, id_)
+    assert consents.show_finality(hospital.node) == 1
+    told = own.get(f"Consent/{id_}").json()
+    assert told["status"] == "active"
+    assert "extension" not in told

@@ -42,6 +42,11 @@ def started(settings: Settings) -> Settings:
         for pk, entries, state in ((1, 1, "final"), (2, 2, "submitted")):
             execute("INSERT INTO batch (pk,created_ms,manifest_digest,root,size_class,entries,state) "
                     "VALUES (?,1,'','',0,?,?)", (pk, entries, state))
+        for number, (kind, state, error) in enumerate((
+                ("grant", "submitted", None), ("grant", "final", None), ("grant", "failed", "SignatureExpired"),
+                ("revoke", "failed", "NonceUsed"), ("grant", "failed", "SignatureExpired"))):
+            execute("INSERT INTO intent (id,kind,call,state,created_ms,error) VALUES (?,?,'',?,1,?)",
+                    (str(number), kind, state, error))
 
     database.transact(fill)
     database.close()
@@ -68,6 +73,7 @@ def test_it_says_where_it_is_and_how_far_anchoring_has_come(started: Settings) -
         "running": False,  # it is another gateway that answers: nobody holds this folder
         "entries": {"pending": 4, "anchored": 1, "batches": {"final": 1, "submitted": 1}},
         "audit": {"rows": 1, "waiting": 1},
+        "acts": {"waiting": 1, "refused": {"grant: SignatureExpired": 2, "revoke: NonceUsed": 1}},
         "chain": {"rpc": "http://127.0.0.1:8545", "chain_id": 7, "head": 42, "contracts": {
             "RecordAnchor": "0xa", "ConsentRegistry": "0xb", "HospitalRegistry": "0xd"}}}
 
@@ -107,4 +113,6 @@ def test_the_command_prints_json_or_lines(
     assert cli.main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["chain"]["contracts"]["RecordAnchor"] == "0xa"
     assert cli.main(["status"]) == 0
-    assert "4 pending, 1 anchored" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "4 pending, 1 anchored" in shown
+    assert "1 waiting for the chain; refused: 2 grant: SignatureExpired; refused: 1 revoke: NonceUsed" in shown

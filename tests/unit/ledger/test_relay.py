@@ -17,6 +17,7 @@ from gateway.store.sql import Database
 from tests.simulators.chain import OPERATOR
 from tests.unit.ledger.ledger_world import PATIENT, Crash, World, grant, name, revoke, revoke_all, ring_at
 from tests.unit.ledger.test_anchor import Weather, blow, check_exactly_once
+from tests.unit.ledger.test_follower import sign
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,14 @@ def test_a_bad_signature_fails_with_its_reason_and_costs_nothing(world: World) -
     world.step()
     assert (intent(world, id_).state, intent(world, id_).error, sent(world)) == ("failed", "InvalidSignature", 0)
     assert outbox.grant_of_consent(world.database.reader, "c1") is None
+
+
+def test_a_refused_grants_provisions_wait_no_longer(world: World) -> None:
+    world.chain.accepts_signature = lambda call: False
+    sign(world, 1, queued=True)
+    world.step()
+    assert str(world.database.reader.execute("SELECT state FROM provision").get) == "revoked"
+    assert outbox.refusal_of_consent(world.database.reader, "c1") == "InvalidSignature"
 
 
 def test_a_signature_whose_time_has_passed_fails(world: World) -> None:
