@@ -41,6 +41,7 @@ class Sender:
         self.policy = policy
         self.clock = clock
         self._tried_ms: dict[bytes, int] = {}
+        self._unpaid: set[bytes] = set()
 
     def look(self) -> Queue:
         """The operator's nonces now; what the node lost is sent again, lowest nonce first. Raises ChainUnavailable."""
@@ -48,6 +49,7 @@ class Sender:
         queue = Queue(next_nonce=next_nonce, pending=self._chain.nonce("pending"),
                       waiting=attempts.from_nonce(self._database.reader, next_nonce))
         waiting = {attempt.hash for attempt in queue.waiting}
+        self._unpaid &= waiting
         self._tried_ms = {hash_: at for hash_, at in self._tried_ms.items() if hash_ in waiting}
         for group in queue.by_nonce()[:_GROUPS_AT_ONCE]:
             newest = group[-1]
@@ -64,7 +66,12 @@ class Sender:
 
         At ``nonce``, the lowest free one, or in the place of ``replaces`` with higher fees. A node's refusal is not
         raised: the next look sees what became of it. Raises ChainUnavailable.
+
+        What waits for the purse to be filled is not replaced: more fees would only make it wait for more.
         """
+        if replaces is not None and replaces.hash in self._unpaid and (
+                (replaces.kind, replaces.job, replaces.basis) == (kind, job, basis)):
+            return queue
         fees = self._chain.fees()
         if replaces is not None:
             nonce = replaces.nonce
@@ -105,7 +112,10 @@ class Sender:
     def _broadcast(self, attempt: Attempt) -> None:
         try:
             self._chain.broadcast(attempt.signed)
+            self._unpaid.discard(attempt.hash)
         except TransactionRefused as error:
+            if error.reason == "insufficient-funds":
+                self._unpaid.add(attempt.hash)
             # Another transaction took the nonce, the fees are too low, or the purse is empty: the next look plans anew.
             LOG.log(logging.DEBUG if error.reason == "nonce-too-low" else logging.WARNING,
                     "a transaction was refused by the node", extra={"reason": error.reason, "nonce": attempt.nonce,

@@ -151,6 +151,23 @@ def test_a_hospital_that_is_no_member_fails_no_patients_act(world: World) -> Non
     assert intent(world, id_).state == "final"
 
 
+def test_an_empty_purse_raises_no_fees_and_all_goes_on_once_it_is_filled(tmp_path: Path, ring: KeyRing) -> None:
+    world = World(tmp_path, ring, automine=False)
+    world.chain.set_balance(0)
+    id_ = enqueue(world, "grant", grant())
+    for look in range(40):
+        world.advance(30)
+        world.chain.mine()
+        world.step()
+        if look == 20:
+            world.restart()
+    assert sent(world) == 1
+    world.chain.set_balance(10**21)
+    world.settle()
+    assert intent(world, id_).state == "final"
+    world.database.close()
+
+
 def test_a_race_that_somebody_else_won_counts_as_landed(tmp_path: Path, ring: KeyRing) -> None:
     """Our transaction waits, theirs is mined first: ours is refused, the act is in force."""
     world = World(tmp_path, ring, automine=False)
