@@ -100,8 +100,9 @@ def restore(
         raise Misconfigured(f"the backup was made under the root {document['root']}: give that root too")
     rows = [_row_in(row) for row in document["keys"]]
     with ring.store.write() as connection:
+        used = bool(key_store.owners(connection))
         restored = _merge_keys(ring, connection, rows, root.derive("wrap"), destroyed_key_ids)
-        _merge_secrets(ring, connection, document["secrets"], root)
+        _merge_secrets(ring, connection, document["secrets"], root, used=used)
         key_store.bump(connection)
     ring.store.purge_log()
     ring.refresh()
@@ -167,7 +168,8 @@ def _below(connection: Connection, name: KeyName) -> KeyName:
     return KeyName(id=name.id, owner=name.owner, kind=name.kind, group=name.group, generation=generation)
 
 
-def _merge_secrets(ring: KeyRing, connection: Connection, stored: list[list[Any]], root: Root) -> None:
+def _merge_secrets(ring: KeyRing, connection: Connection, stored: list[list[Any]], root: Root, *, used: bool) -> None:
+    """Bring the secrets in; those of a store in ``used`` are never replaced, also where only derived so far."""
     wrap_key = root.derive("wrap")
     for label in LASTING:
         theirs = {
@@ -176,7 +178,7 @@ def _merge_secrets(ring: KeyRing, connection: Connection, stored: list[list[Any]
         if not theirs and root != ring.root:
             theirs = {0: root.derive(label)}
         ours = [generation for generation, _ in key_store.secrets_of(connection, label)]
-        mine = dict(zip(ours, ring.secrets_within(connection, label), strict=False)) if ours else {}
+        mine = dict(zip(ours or [0], ring.secrets_within(connection, label), strict=True)) if ours or used else {}
         for generation, secret in theirs.items():
             if mine.get(generation, secret) != secret:
                 raise Misconfigured(f"the store has another {label} secret already: restore into an empty store")

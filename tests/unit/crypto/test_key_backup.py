@@ -186,3 +186,17 @@ def test_the_custodians_keys_come_back(tmp_path: Path) -> None:
     fresh = opened(tmp_path, "b")
     restore(fresh, backup(ring, RAW), RAW, backup_roots=[ROOT], destroyed_key_ids=())
     assert fresh.category_keys([], "x") == keys
+
+
+def test_secrets_a_used_store_only_derives_are_not_replaced(tmp_path: Path) -> None:
+    """Its database file, index and chain addresses depend on them, though no rotation has stored them yet."""
+    ring, used, empty = opened(tmp_path, "a"), opened(tmp_path, "b", NEXT), opened(tmp_path, "c", NEXT)
+    ring.category_keys(["1"], "x")
+    used.category_keys([], "audit")
+    data = backup(ring, RAW)
+    page = used.secret("page")
+    with pytest.raises(Misconfigured, match="restore into an empty store"):
+        restore(used, data, RAW, backup_roots=[NEXT, ROOT], destroyed_key_ids=())
+    assert used.secret("page") == page
+    restore(empty, data, RAW, backup_roots=[NEXT, ROOT], destroyed_key_ids=())
+    assert empty.secret("page") == ring.secret("page") != page
