@@ -78,7 +78,8 @@ class Relay:
         moved = False
         for intent in found:
             own = attempts.of_job(reader, "intent", intent.pk)
-            became = self._sender.mined(own)
+            became = self._sender.mined(own, lambda receipt, call=intent.call: any(  # type: ignore[misc]  # bound here
+                _is(event, call) for event in receipt.events))
             landed, refused = became.landed, became.refused
             if refused is not None and refused.revert.name in _OURS:
                 refused = None
@@ -98,6 +99,8 @@ class Relay:
 
     def _asked_first(self, intent: Intent, action: Action, head: int) -> Action:
         """What the contract would say, before gas is spent on it."""
+        # ChainUnavailable where there is no such contract: a transaction to nobody would cost, and succeed.
+        self._chain.is_nonce_used(intent.call.patient, intent.call.nonce)
         try:
             self._chain.estimate(intent.call)
         except ChainReverted as error:

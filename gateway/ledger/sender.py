@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import apsw
 
 from gateway.errors import TransactionRefused
-from gateway.ledger.chain import Call, Chain, Fees
+from gateway.ledger.chain import Call, Chain, Fees, Receipt
 from gateway.ledger.job import Attempt, JobKind, Landing, Policy, Queue, Refused
 from gateway.store import attempts
 from gateway.store.sql import Database, now_ms
@@ -92,8 +92,9 @@ class Sender:
         self._broadcast(attempt)
         return queue.with_attempt(attempt)
 
-    def mined(self, of_job: Sequence[Attempt]) -> Mined:
-        """What became of a Job's attempts. Raises ChainUnavailable."""
+    def mined(self, of_job: Sequence[Attempt], took_effect: Callable[[Receipt], bool]) -> Mined:
+        """What became of a Job's attempts. ``took_effect`` looks for the contract's event: a transaction to an address
+        without code succeeds too. Raises ChainUnavailable."""
         refused: Refused | None = None
         for attempt in of_job:
             receipt = self._chain.receipt(attempt.hash)
@@ -101,6 +102,8 @@ class Sender:
                 continue
             if receipt.revert is not None:
                 refused = Refused(revert=receipt.revert, block_number=receipt.block_number)
+                continue
+            if not took_effect(receipt):
                 continue
             block = self._chain.block(receipt.block_number)
             if block is None or block.hash != receipt.block_hash:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,24 @@ def test_an_empty_purse_raises_no_fees_and_all_goes_on_once_it_is_filled(tmp_pat
     world.settle()
     assert intent(world, id_).state == "final"
     world.database.close()
+
+
+def test_a_transaction_that_succeeds_without_the_contracts_event_lands_nothing(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a chain put in the place of ours nobody lives at the contract's address: whatever is sent succeeds."""
+    id_ = enqueue(world, "grant", grant())
+    receipt = world.chain.receipt
+    monkeypatch.setattr(world.chain, "receipt", lambda hash_: (
+        replace(found, events=()) if (found := receipt(hash_)) is not None else None))
+    world.relay.poll()
+    monkeypatch.setattr(world.chain, "is_nonce_used", nobody_there)
+    with pytest.raises(ChainUnavailable):
+        world.relay.poll()
+    assert (intent(world, id_).state, sent(world)) == ("submitted", 1)
+
+
+def nobody_there(*_: object) -> bool:
+    raise ChainUnavailable("a contract answered something its ABI does not have")
 
 
 def test_a_race_that_somebody_else_won_counts_as_landed(tmp_path: Path, ring: KeyRing) -> None:
