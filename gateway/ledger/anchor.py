@@ -32,7 +32,7 @@ from gateway.ledger.job import (
     Wait,
     plan,
 )
-from gateway.ledger.sender import Sender
+from gateway.ledger.sender import Quiet, Sender
 from gateway.store import attempts, batches, followed
 from gateway.store.batches import BatchRow
 from gateway.store.sql import Database
@@ -52,6 +52,7 @@ class Anchorer:
         self._custodian = custodian
         self._sender = sender
         self._not_before_ms = 0
+        self._quiet = Quiet(sender.clock)
 
     def poll(self) -> bool:
         """Look once at every Batch that is not final; whether any moved. Raises ChainUnavailable."""
@@ -59,9 +60,11 @@ class Anchorer:
         if not batches.has_open(reader):
             return False
         found = batches.open_batches(reader, limit=_AT_ONCE)
-        stand = followed.cursor(reader).seen
+        stand, tip = followed.cursor(reader).seen, self._chain.head()
+        if self._quiet.still((tip, stand, found)):
+            return False
         before = batches.batch(reader, found[0].pk - 1)  # final, or there is none
-        queue, head = self._sender.look(), self._chain.head().number
+        queue, head = self._sender.look(), tip.number
         earlier = before.new_head if before is not None else None
         clear, moved = True, False
         for row in found:
@@ -78,6 +81,7 @@ class Anchorer:
             moved = moved or not isinstance(action, Wait)
             clear = clear and landed is not None
             earlier = landed.head if landed is not None else None
+        self._quiet.note(None if moved else (tip, stand, found))
         return moved
 
     def _carry_out(self, row: BatchRow, action: Action, basis: bytes | None, queue: Queue) -> Queue:

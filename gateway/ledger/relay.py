@@ -39,7 +39,7 @@ from gateway.ledger.job import (
     Wait,
     plan,
 )
-from gateway.ledger.sender import Sender
+from gateway.ledger.sender import Quiet, Sender
 from gateway.store import attempts, followed, outbox, provisions
 from gateway.store.outbox import Intent, SignedCall
 from gateway.store.sql import Database
@@ -66,6 +66,7 @@ class Relay:
         self._sender = sender
         self._not_before_ms: dict[int, int] = {}
         self._doubted_ms: dict[int, int] = {}
+        self._quiet = Quiet(sender.clock)
 
     def poll(self) -> bool:
         """Look once at every intent on its way; whether any moved. Raises ChainUnavailable."""
@@ -73,8 +74,10 @@ class Relay:
         if not outbox.has_open(reader):
             return False
         found = outbox.open_intents(reader, limit=_AT_ONCE)
-        stand = followed.cursor(reader).seen
-        queue, head = self._sender.look(), self._chain.head().number
+        stand, tip = followed.cursor(reader).seen, self._chain.head()
+        if self._quiet.still((tip, stand, found)):
+            return False
+        queue, head = self._sender.look(), tip.number
         moved = False
         for intent in found:
             own = attempts.of_job(reader, "intent", intent.pk)
@@ -95,6 +98,7 @@ class Relay:
                 action = self._asked_first(intent, action, head)
             queue = self._carry_out(intent, action, queue)
             moved = moved or not isinstance(action, Wait)
+        self._quiet.note(None if moved else (tip, stand, found))
         return moved
 
     def _asked_first(self, intent: Intent, action: Action, head: int) -> Action:

@@ -20,6 +20,8 @@ from gateway.store.sql import Database, now_ms
 
 LOG = logging.getLogger(__name__)
 _GROUPS_AT_ONCE = 32
+_QUIET_MS = 2_000
+"""Within it, what no block changes is looked at once: below the time after which a lost transaction is sent again."""
 Record = Callable[[apsw.Connection], None]
 
 
@@ -29,6 +31,23 @@ class Mined:
 
     landed: Landing | None
     refused: Refused | None
+
+
+class Quiet:
+    """Whether a look would find what the last one found, so that a node is not asked for every Job each time."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._found: object = None
+        self._looked_ms = 0
+
+    def still(self, found: object) -> bool:
+        """Whether ``found`` (the head, and what the store says) is what was noted less than ``_QUIET_MS`` ago."""
+        return found == self._found and 0 <= self._clock() - self._looked_ms < _QUIET_MS
+
+    def note(self, found: object) -> None:
+        """A look at ``found`` is over; None: something moved."""
+        self._found, self._looked_ms = found, self._clock()
 
 
 class Sender:

@@ -339,3 +339,21 @@ def test_every_entry_is_anchored_exactly_once_through_any_weather(
     world.settle()
     check_exactly_once(world)
     world.database.close()
+
+
+def test_batches_that_wait_for_their_confirmations_ask_the_node_once_a_block(tmp_path: Path, ring: KeyRing) -> None:
+    """A node that counts calls: at five looks a second each Batch cost ten of them."""
+    world = World(tmp_path, ring, confirmations=30)
+    for _ in range(10):
+        world.write(1, 1)
+        world.close_all()
+        world.step()
+        world.step()
+    before = len(world.chain.asked)
+    for _ in range(9):
+        world.now_ms += 200
+        world.anchorer.poll()
+    assert len(world.chain.asked) - before < 60
+    world.settle()
+    assert {row.state for row in world.batches()} == {"final"}
+    world.database.close()
