@@ -135,8 +135,10 @@ def loops_of(*, settings: Settings, database: Database, ring: KeyRing, blobs: Bl
         for one in (attempts.sweep, *sweeps):
             database.transact(lambda connection, one=one: one(connection, now))  # type: ignore[misc]  # bound here
         before_ms = now - settings.page_link_ttl_s * 1000
-        return database.transact(lambda connection: journal.sweep_superseded(
-            connection, before_ms, limit=_SWEEP_AT_ONCE)) == _SWEEP_AT_ONCE
+        old = journal.superseded_before(database.reader, before_ms, limit=_SWEEP_AT_ONCE)
+        if old:
+            database.transact(lambda connection: journal.drop_rows(connection, old))
+        return len(old) == _SWEEP_AT_ONCE
 
     return {loop.name: loop for loop in (
         Loop(name="follow", step=follower.poll, every_s=_FOLLOW_EMBEDDED_S if embedded else _FOLLOW_S, turn=turn,

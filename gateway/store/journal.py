@@ -249,13 +249,14 @@ def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
         connection.execute("DELETE FROM index_number WHERE version=?", (seq,))
 
 
-def sweep_superseded(connection: apsw.Connection, before_ms: int, *, limit: int = 500) -> int:
-    """Drop index rows of versions superseded before ``before_ms`` (older than any live page link)."""
-    seqs = [seq for (seq,) in connection.execute(
+def superseded_before(connection: apsw.Connection, before_ms: int, *, limit: int = 500) -> list[int]:
+    """Versions superseded before ``before_ms`` (older than any live page link) whose rows are still indexed.
+
+    For ``drop_rows``. It passes over all that was ever superseded, so read it before the writer's turn, not within.
+    """
+    return [int(str(seq)) for (seq,) in connection.execute(
         "SELECT v.seq FROM version v JOIN version w ON w.seq=v.superseded JOIN index_rows r ON r.version=v.seq "
         "WHERE v.superseded IS NOT NULL AND w.updated_ms<? LIMIT ?", (before_ms, limit))]
-    drop_rows(connection, seqs)
-    return len(seqs)
 
 
 def head_seq(connection: apsw.Connection) -> int:
