@@ -277,7 +277,7 @@ def put_secret(connection: apsw.Connection, label: str, generation: int, wrapped
 def _connect(path: Path, page_key: bytes) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-    connection.execute("PRAGMA cipher='chacha20'")
+    connection.execute("PRAGMA cipher='aegis'")
     connection.execute(f"PRAGMA key='raw:{page_key.hex()}'")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")

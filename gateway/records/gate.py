@@ -21,7 +21,7 @@ from gateway.audit import Audit, AuditEntry, SealedRow
 from gateway.errors import Forbidden, NotFound
 from gateway.fhir.query import Facts, Query
 from gateway.fhir.search import Plans, SearchMatcher, parse_query
-from gateway.records.versions import stored_facts
+from gateway.records.versions import home_patients, stored_facts
 from gateway.store import journal, provisions
 from gateway.store.bound_sql import BoundCompiler
 from gateway.store.index import Index, SqlBound
@@ -97,6 +97,10 @@ class Gate:
     def facts(self, reader: apsw.Connection, row: VersionRow) -> ResourceFacts:
         """What the decision needs of a stored version."""
         return stored_facts(reader, row, self._names)
+
+    def patients(self, reader: apsw.Connection, row: VersionRow) -> tuple[str, ...]:
+        """The home patients of a stored version: whose audit an access to it belongs to."""
+        return home_patients(reader, row, self._names)
 
     def viewing(self, connection: apsw.Connection, caller: Caller, type_: str) -> Viewing:
         """The decision of a search, prepared once for all its matches."""

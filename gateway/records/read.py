@@ -91,10 +91,10 @@ async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, ro
         await node.commits.commit(lambda tx: audit.append(tx, rows))
         node.gate.require_scope(caller, type_, "r")
         raise NotFound(f"{what} is not known")
-    facts = node.gate.facts(connection, row)
     decision = node.gate.decide_version(connection, caller, "r", row)
     if isinstance(decision, Deny):
-        rows = node.gate.entries(caller, "r", name, decision, what=(what,), patients=facts.home_patients)
+        rows = node.gate.entries(caller, "r", name, decision, what=(what,),
+                                 patients=node.gate.patients(connection, row))
         await node.commits.commit(lambda tx: audit.append(tx, rows))
         raise refusal(decision, what)
     return decision
@@ -102,7 +102,7 @@ async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, ro
 
 async def _audited(node: Node, caller: Caller, rows: list[VersionRow], decision: Decision, name: str) -> None:
     connection = node.database.reader
-    patients = {reference for row in rows for reference in node.gate.facts(connection, row).home_patients}
+    patients = {reference for row in rows for reference in node.gate.patients(connection, row)}
     sealed = node.gate.entries(caller, "r", name, decision, patients=sorted(patients),
                                what=[f"{row.type}/{row.id}/_history/{row.vid}" for row in rows])
     await node.commits.join(Disclosure(caller.seq, sealed))

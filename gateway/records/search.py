@@ -145,7 +145,7 @@ def _entries(node: Node, caller: Caller, connection: apsw.Connection, query: Que
     asked = urlencode(query.used)
     groups: dict[tuple[tuple[str, ...], Decision], list[str]] = defaultdict(list)
     for row, decision in zip(rows, decisions, strict=True):
-        patients = node.gate.facts(connection, row).home_patients
+        patients = node.gate.patients(connection, row)
         groups[patients, decision].append(f"{row.type}/{row.id}/_history/{row.vid}")
     sealed: list[SealedRow] = []
     for (patients, decision), what in groups.items():

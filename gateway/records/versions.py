@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import apsw
 
@@ -47,11 +48,20 @@ def key_group(access: ResourceFacts) -> str:
 def stored_facts(reader: apsw.Connection, row: VersionRow, names: PatientNames) -> ResourceFacts:
     """What the decision needs of a stored version, without opening it; categories are keyed hashes in decimal."""
     return ResourceFacts(
-        type=row.type, id=row.id,
-        home_patients=tuple([f"Patient/{id_}" for id_ in names.of(reader, row)]),
+        type=row.type, id=row.id, home_patients=home_patients(reader, row, names),
         author_client=row.client, author_user=row.user, confidentiality=row.confidentiality, labels=row.labels,
         period=None if row.low_ms is None or row.high_ms is None else (row.low_ms, row.high_ms),
-        categories=frozenset(map(str, struct.unpack(f"<{len(row.categories) // 8}q", row.categories))))
+        categories=_categories(row.categories))
+
+
+def home_patients(reader: apsw.Connection, row: VersionRow, names: PatientNames) -> tuple[str, ...]:
+    """The home patients of a stored version, as references."""
+    return tuple([f"Patient/{id_}" for id_ in names.of(reader, row)])
+
+
+@lru_cache(maxsize=4096)
+def _categories(packed: bytes) -> frozenset[str]:
+    return frozenset(map(str, struct.unpack(f"<{len(packed) // 8}q", packed)))
 
 
 class Versions:

@@ -44,7 +44,7 @@ def connect(path: Path, page_key: bytes, *, cache_kib: int = _CACHE_KIB) -> apsw
     connection: apsw.Connection = apsw.Connection(str(path), statementcachesize=512)
     connection.set_busy_timeout(10_000)
     try:
-        connection.execute("PRAGMA cipher='chacha20'")
+        connection.execute("PRAGMA cipher='aegis'")
         connection.execute(f"PRAGMA key='raw:{page_key.hex()}'")
         connection.execute("PRAGMA journal_mode=WAL")
     except apsw.NotADBError as error:
