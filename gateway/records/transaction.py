@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl
 import apsw
 import orjson
 
+from gateway import audit
+from gateway.audit import Disclosure, SealedRow
 from gateway.errors import (
     BadSearch,
     GatewayError,
@@ -44,7 +46,8 @@ from gateway.store import journal
 from gateway.store.journal import VersionRow
 
 Door = Callable[[Caller, int, Any], Awaitable[Answer]]
-"""Carries out the entry at this place, whatever it is, as the request it stands for; an error is an Answer too."""
+"""Carries out the entry at this place, whatever it is, as the request it stands for; the caller is read anew, since
+other entries may have moved the decision counter. An error is an Answer too, even that the token ended meanwhile."""
 
 
 async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, also: Hook | None = None) -> bytes:
@@ -75,9 +78,11 @@ async def create_unless(node: Node, caller: Caller, type_: str, resource: Resour
     write.validated(node, resource, type_)
 
     async def attempt(caller: Caller) -> Written:
+        node.gate.require_scope(caller, type_, "c")
         plan_ = _Plan(caller, ())
         row = plan_.one(node, node.database.reader, type_, condition, "http.If-None-Exist")
         if row is not None:
+            await node.commits.join(Disclosure(caller.seq, tuple(plan_.told)))
             return Written(row.type, row.id, row.vid, row.updated_ms, b"", False, False)
         id_ = str(uuid.uuid4())
         made = write.draft(node, caller, resource, id_)
@@ -98,11 +103,8 @@ async def create_unless(node: Node, caller: Caller, type_: str, resource: Resour
 
 
 async def _batch(node: Node, caller: Caller, raw: Sequence[Any], door: Door) -> bytes:
-    answers = []
-    for place, entry in enumerate(raw):
-        # Another entry may have moved the decision counter: the caller is read anew.
-        answers.append(_answered(await door(caller.again(), place, entry)))
-    return _response(b"batch-response", answers)
+    return _response(b"batch-response", [_answered(await door(caller, place, entry))
+                                         for place, entry in enumerate(raw)])
 
 
 async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: Sequence[BundleEntry], door: Door,
@@ -117,7 +119,7 @@ async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: 
             answer = await write.audited_refusal(node, caller, refused.refused, "c", "transaction")
             raise _at(refused.entry, answer) from None
     done = await node.decided(caller, attempt)
-    answers = [_answered(await door(caller.again(), entry.place, raw[entry.place]))
+    answers = [_answered(await door(caller, entry.place, raw[entry.place]))
                if entry.method in ("GET", "HEAD") else _written(node, done[entry.place]) for entry in entries]
     return _response(b"transaction-response", answers)
 
@@ -132,13 +134,14 @@ class _Plan:
         self.existing: dict[int, VersionRow] = {}
         self.resources: dict[int, Resource] = {}
         self.conditions: list[tuple[Query, str | None]] = []
+        self.told: list[SealedRow] = []
         self._answers: dict[tuple[str, str], VersionRow | None] = {}
 
     def one(self, node: Node, connection: apsw.Connection, type_: str, text: str, expression: str) -> VersionRow | None:
         """The one match of a condition, or None; remembered, to be checked again inside the commit.
 
         A condition that returns is asked once: every entry may name the same ward, and the commit asks each again.
-        Raises PreconditionFailed when there are several.
+        What it finds is disclosed, and audited in that commit. Raises PreconditionFailed when there are several.
         """
         if (type_, text) in self._answers:
             return self._answers[type_, text]
@@ -156,6 +159,11 @@ class _Plan:
             several.expression = expression
             raise several
         found = self._answers[type_, text] = rows[0] if rows else None
+        if found is not None:
+            self.told += node.gate.entries(
+                self.caller, "s", "search-type", node.gate.decide_version(connection, self.caller, "s", found),
+                what=(f"{type_}/{found.id}/_history/{found.vid}",), query=text,
+                patients=node.gate.facts(connection, found).home_patients)
         self.conditions.append((query, found.id if found else None))
         return found
 
@@ -176,6 +184,7 @@ def _identify(node: Node, plan_: _Plan) -> None:
     for entry in plan_.entries:
         if entry.method == "POST":
             if entry.if_none_exist:
+                node.gate.require_scope(plan_.caller, entry.type, "c")
                 row = plan_.one(node, node.database.reader, entry.type, entry.if_none_exist,
                                 f"{entry.expression}.request.ifNoneExist")
                 if row is not None:
@@ -242,13 +251,12 @@ def _carry_out(node: Node, plan_: _Plan, also: Hook | None) -> dict[int, Written
             raise _at(entry, error) from error
         if isinstance(found, Prepared):
             prepared.append(found)
-            done[entry.place] = found.written
-        else:
-            done[entry.place] = found
+        done[entry.place] = found.written if isinstance(found, Prepared) else found
 
     def work(tx: apsw.Connection) -> None:
         still(tx, plan_.caller)
         plan_.check_conditions(node, tx)
+        audit.append(tx, tuple(plan_.told))
         for one in prepared:
             write.commit_prepared(tx, one)
         if also is not None:
@@ -259,7 +267,7 @@ def _carry_out(node: Node, plan_: _Plan, also: Hook | None) -> dict[int, Written
 
 
 def _prepared(node: Node, plan_: _Plan, connection: apsw.Connection, entry: BundleEntry,
-              drafts: dict[int, Draft]) -> Prepared | Written | None:
+              drafts: dict[int, Draft]) -> Prepared | Written:
     id_ = plan_.ids[entry.place]
     existing = plan_.existing.get(entry.place)
     if existing is not None:

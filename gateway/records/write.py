@@ -154,13 +154,13 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
     type_ = made.resource["resourceType"]
     time = now_ms()
     if row is None:
-        node.gate.require_scope(caller, type_, "u")
-        if (absent := _absent(node, type_, id_, expected)) is not None:
-            raise absent
+        absent = _absent(node, type_, id_, expected)
         decision = node.gate.decide(connection, caller, "u", proposed=made.access,
                                     proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
+        if absent is not None and not isinstance(decision, Deny):
+            decision = Deny("permission", "there is nothing to update")
         if isinstance(decision, Deny):
-            raise Refused(decision, made.access, type_, placed=f"{type_}/{id_}")
+            raise Refused(decision, made.access, type_, placed=f"{type_}/{id_}", absent=absent)
         return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True,
                        hook=_type_hook(node, caller, None, made, id_))
     before = node.gate.facts(connection, row)
@@ -174,7 +174,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
             stamp(made.resource, id_, row.vid, row.updated_ms), "security"))
     if isinstance(decision, Deny):
         raise Refused(decision, before, type_, placed=f"{type_}/{id_}", absent=_absent(node, type_, id_, expected),
-                      visible=_visible(node, caller, connection, row, before))
+                      visible=_visible(node, caller, connection, row, before), others=made.access.home_patients)
     _require_match(row, expected)
     if only_new and not row.deleted:
         raise PreconditionFailed(f"If-None-Match: {type_}/{id_} exists")
@@ -183,29 +183,37 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                         node.gate.entries(caller, "u", "update", decision, patients=before.home_patients,
                                           what=(f"{type_}/{id_}/_history/{row.vid}",)))
     return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted,
-                   hook=_type_hook(node, caller, old, made, id_))
+                   hook=_type_hook(node, caller, old, made, id_), before=before.home_patients)
 
 
 def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str,
-                   row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared | None:
-    """Decide and seal a deletion; None when there is nothing (left) to delete. Raises Forbidden.
+                   row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared:
+    """Decide and seal a deletion; its audit alone when there is nothing (left) to delete. Raises Forbidden.
 
     Deleting what is not there is no error (https://hl7.org/fhir/R4/http.html#delete), and neither is deleting what
     the requester cannot see: it is audited, and stays.
     """
+    place = f"{type_}/{id_}"
     if row is None:
-        node.gate.require_scope(caller, type_, "d")
-        return None
+        # The same durable row as for what is not permitted, so that time tells nothing either.
+        try:
+            node.gate.require_scope(caller, type_, "d")
+        except Forbidden as error:
+            nowhere = ResourceFacts(type=type_, id=id_, home_patients=(), author_client="", author_user=None)
+            raise Refused(Deny("scope", str(error)), nowhere, type_, placed=place) from error
+        return Prepared(None, None, node.gate.entries(caller, "d", "delete", None, what=(place,), patients=(),
+                                                      outcome="4"))
     before = node.gate.facts(connection, row)
     decision = node.gate.decide(connection, caller, "d", stored=before,
                                 stored_matcher=node.gate.stored_matcher(connection, row.seq))
     if isinstance(decision, Deny):
         if decision.kind != "permission" or _visible(node, caller, connection, row, before):
-            raise Refused(decision, before, type_, placed=f"{type_}/{id_}", visible=True)
+            raise Refused(decision, before, type_, placed=place, visible=True)
         return Prepared(None, None, node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
-                                                      what=(f"{type_}/{id_}",)))
+                                                      what=(place,)))
     if row.deleted:
-        return None
+        return Prepared(None, None, node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
+                                                      what=(f"{place}/_history/{row.vid}",)))
     _require_match(row, expected)
     rules = node.rules.get(type_)
     if rules is not None:
@@ -238,10 +246,12 @@ def _visible(node: Node, caller: Caller, connection: apsw.Connection, row: Versi
 
 
 def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: int, decision: Decision, name: str, *,
-            created: bool, hook: Hook | None) -> Prepared:
+            created: bool, hook: Hook | None, before: tuple[str, ...] = ()) -> Prepared:
+    """``before``: the home patients of the version replaced, who are told even when it is no longer theirs."""
     new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=caller.grant.client_id,
                                      user=caller.grant.user)
-    entries = node.gate.entries(caller, "c" if created else "u", name, decision, patients=made.access.home_patients,
+    entries = node.gate.entries(caller, "c" if created else "u", name, decision,
+                                patients=tuple(dict.fromkeys((*before, *made.access.home_patients))),
                                 what=(f"{new.type}/{id_}/_history/{vid}",))
     return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook)
 
@@ -257,7 +267,8 @@ class Refused(Exception):  # control flow: becomes the requester's answer once i
     """A denial on its way to the audit and then to the requester."""
 
     def __init__(self, decision: Deny, facts: ResourceFacts, type_: str, *, placed: str | None = None,
-                 absent: Exception | None = None, visible: bool = False) -> None:
+                 absent: Exception | None = None, visible: bool = False, others: tuple[str, ...] = ()) -> None:
+        self.patients = tuple(dict.fromkeys((*facts.home_patients, *others)))
         self.decision = decision
         self.facts = facts
         self.type = type_
@@ -293,8 +304,13 @@ def commit_prepared(connection: apsw.Connection, prepared: Prepared, hook: Hook 
 
 
 async def audited_refusal(node: Node, caller: Caller, refused: Refused, interaction: str, name: str) -> Exception:
-    """Make the refusal durable in the audit; the answer to raise."""
-    rows = node.gate.entries(caller, interaction, name, refused.decision, patients=refused.facts.home_patients,
+    """Make the refusal durable in the audit; the answer to raise.
+
+    A patient nobody here knows gets no keys for it: naming many would fill the key store, and the time would tell.
+    """
+    known = [reference for reference in refused.patients
+             if journal.patient_pk(node.database.reader, reference.removeprefix("Patient/")) is not None]
+    rows = node.gate.entries(caller, interaction, name, refused.decision, patients=known,
                              what=(refused.placed or refused.type,))
     await node.commits.commit(lambda tx: audit.append(tx, rows))
     return refused.answer()
@@ -343,14 +359,12 @@ async def delete(node: Node, caller: Caller, type_: str, id_: str, *, if_match: 
 
 
 async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, hook: Hook | None,
-                       prepare: Callable[[Caller], Prepared | None]) -> Written | None:
+                       prepare: Callable[[Caller], Prepared]) -> Written | None:
     async def attempt(caller: Caller) -> Written | None:
         try:
             prepared = prepare(caller)
         except Refused as refused:
             raise await audited_refusal(node, caller, refused, interaction, name) from None
-        if prepared is None:
-            return None
 
         def work(connection: apsw.Connection) -> None:
             still(connection, caller)

@@ -29,7 +29,7 @@ async def process(door: Door, ask: Ask) -> Answer:
 
     async def entry(caller: Caller, place: int, raw: Any) -> Answer:  # Any: entry_request looks into it
         try:
-            return await door.answer(_asked(door, replace(ask, caller=caller), place, raw))
+            return await door.answer(_asked(door, replace(ask, caller=caller.again()), place, raw))
         except Exception as error:
             return refusal(error)
 

@@ -268,3 +268,85 @@ def test_many_at_once_leave_one_whole_chain(hospital: Hospital) -> None:
     assert {answer.status_code for answer in answers} == {200, 201}
     assert len(hospital.audited(patient)) - since == 40
     assert hospital.audit_is_whole()
+
+
+def test_a_record_moved_to_another_patient_is_audited_for_both(hospital: Hospital) -> None:
+    wrong, right = hospital.new_patient(), hospital.new_patient()
+    add_user(hospital.smart, fhir_user="Practitioner/mover", role="records-office", name="Office")
+    office = hospital.client(user="Practitioner/mover", purpose="HOPERAT")
+    task = {"resourceType": "Task", "status": "draft", "intent": "order", "for": {"reference": f"Patient/{wrong}"}}
+    id_ = hospital.new(task)
+    moved = office.put(f"Task/{id_}", {**task, "id": id_, "for": {"reference": f"Patient/{right}"}})
+    assert moved.status_code == 200, moved.text
+    for patient in (wrong, right):
+        entry = hospital.audited(patient)[0]
+        assert (entry.interaction, entry.outcome, entry.what) == ("update", "0", (f"Task/{id_}/_history/2",))
+
+
+def test_a_refused_update_is_told_to_whom_it_would_have_moved_the_record(hospital: Hospital, doctor: Client) -> None:
+    granting, other = hospital.new_patient(), hospital.new_patient()
+    hospital.grant(granting, "Practitioner/audit-1")
+    id_ = hospital.feed.post("Observation", observation(granting)).json()["id"]
+    assert doctor.put(f"Observation/{id_}", observation(other, id=id_)).status_code == 403
+    for patient in (granting, other):
+        assert (hospital.audited(patient)[0].interaction, hospital.audited(patient)[0].outcome) == ("update", "4")
+
+
+def test_an_absent_place_is_audited_as_one_that_is_not_permitted(hospital: Hospital) -> None:
+    """So that the durable commit of the row is no clock that tells them apart."""
+    patient = hospital.new_patient()
+    hidden = hospital.feed.post("Observation", observation(patient)).json()["id"]
+    sending = hospital.clinician("audit-1", scope="user/*.cruds")
+    for id_ in (hidden, "absent-1"):
+        before = len(hospital.audited(limit=10**6))
+        sending.put(f"Observation/{id_}", observation(patient, id=id_), If_Match='W/"1"')
+        assert len(hospital.audited(limit=10**6)) == before + 1, id_
+
+
+def test_a_condition_that_finds_something_is_audited_as_the_search_it_is(hospital: Hospital, doctor: Client) -> None:
+    patient = hospital.new_patient(identifier=[{"system": "urn:asked", "value": "7"}])
+    hospital.grant(patient, "Practitioner/audit-1")
+    body = {"resourceType": "Patient"}
+    condition = "identifier=urn:asked|7"
+    observed = json.loads(observation(patient))
+
+    def asked() -> int:
+        return sum(one.interaction == "search-type" for one in hospital.audited(patient))
+
+    def bundle(kind: str, *entries: dict[str, Any]) -> None:
+        answer = doctor.post("", {"resourceType": "Bundle", "type": kind, "entry": list(entries)})
+        assert answer.status_code == 200, answer.text
+
+    unless = {"resource": body, "request": {"method": "POST", "url": "Patient", "ifNoneExist": condition}}
+    assert asked() == 0
+    answer = doctor.post("Patient", body, If_None_Exist=condition)
+    assert answer.status_code == 200, answer.text
+    assert asked() == 1
+    bundle("batch", unless)
+    assert asked() == 2
+    bundle("transaction", unless)
+    assert asked() == 3
+    bundle("transaction", {"resource": {**observed, "subject": {"reference": f"Patient?{condition}"}},
+                           "request": {"method": "POST", "url": "Observation"}})
+    assert asked() == 4
+    assert hospital.audited(patient)[0].user == "Practitioner/audit-1"
+
+
+def test_a_refusal_about_a_patient_nobody_knows_leaves_no_patient_behind(hospital: Hospital, doctor: Client) -> None:
+    def patients() -> Any:
+        return hospital.database.reader.execute("SELECT count(*) FROM patient").get
+
+    before = patients(), len(hospital.audited(limit=10**6))
+    answer = doctor.post("Observation", observation("nobody-audited"))
+    assert answer.status_code == 422
+    assert (patients(), len(hospital.audited(limit=10**6))) == (before[0], before[1] + 1)
+    assert hospital.audited()[0].what == ("Observation",)
+
+
+def test_a_condition_alone_is_no_way_to_search_without_the_scope_to_create(hospital: Hospital) -> None:
+    patient = hospital.new_patient(identifier=[{"system": "urn:asked", "value": "8"}])
+    hospital.grant(patient, "Practitioner/audit-1")
+    searching = hospital.clinician("audit-1", scope="user/Patient.rs")
+    answers = [searching.post("Patient", {"resourceType": "Patient"}, If_None_Exist=f"identifier=urn:asked|{value}")
+               for value in ("8", "none")]
+    assert [answer.status_code for answer in answers] == [403, 403]

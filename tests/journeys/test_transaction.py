@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.records import search, transaction
+from gateway.records import search, transaction, write
 from tests.journeys.hospital import Hospital, observation, places
 from tests.running import REPOSITORY
 
@@ -302,3 +302,24 @@ def test_no_bundle_at_all_makes_the_door_stumble(hospital: Hospital, kind: str, 
     assert answer.status_code < 500, answer.text
     for one in answer.json().get("entry", ()):
         assert one["response"]["status"][0] != "5", one
+
+
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+def test_what_was_stored_is_answered_though_the_token_ended_meanwhile(hospital: Hospital, kind: str,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entries before are durable: a refusal of the whole would say they are not."""
+    sending = hospital.client()
+    patient = hospital.new_patient()
+    place = hospital.new(json.loads(observation(patient)))
+    commit_prepared = write.commit_prepared
+
+    def meanwhile(connection: Any, *given: Any) -> None:
+        commit_prepared(connection, *given)
+        hospital.smart.tokens.revoke(connection, str(sending.token), 1)
+
+    monkeypatch.setattr(write, "commit_prepared", meanwhile)
+    answer = sending.post("", {"resourceType": "Bundle", "type": kind, "entry": [
+        {"resource": json.loads(observation(patient)), "request": {"method": "POST", "url": "Observation"}},
+        {"request": {"method": "GET", "url": f"Observation/{place}"}}]})
+    assert answer.status_code == 200, answer.text
+    assert [entry["response"]["status"][:3] for entry in answer.json()["entry"]] == ["201", "401"]
