@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.errors import Misconfigured
 
@@ -51,6 +52,14 @@ def _port_or_none(text: str) -> int:
     return _port(text) if int(text) else 0
 
 
+def _urls(text: str) -> tuple[str, ...]:
+    for url in text.split():
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("each must be an http or https URL without user and query")
+    return tuple(text.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table: environment name, default text, parser and meaning."""
@@ -76,6 +85,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("update_creates", "true", _flag, "whether a PUT to an unknown id creates it"),
     Setting("handling", "strict", str, "`strict` or `lenient` for unknown search parameters without `Prefer`"),
     Setting("page_link_ttl_s", "3600", _positive, "how long a page link lives"),
+    Setting("job_ttl_s", "86400", _positive, "how long an export, an import or an asynchronous answer is kept"),
+    Setting("import_sources", "", _urls, "URLs below which `$import` may read, between spaces; none when empty"),
     Setting("token_ttl_s", "300", _positive, "life of a client_credentials token, at most 300"),
     Setting("chain_rpc", "", str, "JSON-RPC URL of the hospitals' chain; the embedded chain when empty"),
     Setting("chain_id", "0", _natural, "chain id expected of `chain_rpc`; required with it"),
@@ -112,6 +123,8 @@ class Settings:
     update_creates: bool
     handling: str
     page_link_ttl_s: int
+    job_ttl_s: int
+    import_sources: tuple[str, ...]
     token_ttl_s: int
     chain_rpc: str
     chain_id: int
