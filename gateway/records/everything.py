@@ -1,0 +1,180 @@
+"""``$everything``: a patient's or an encounter's record in pages, each resource decided by itself.
+
+Owns what belongs to it (HL7's compartment tables, and what its records name), the order and the place where a page
+ends; refuses to show, count or follow what may not be seen. https://hl7.org/fhir/R4/patient-operation-everything.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from urllib.parse import urlencode
+
+import apsw
+
+from gateway.audit import SealedRow
+from gateway.errors import BadSearch, Forbidden
+from gateway.fhir.query import Criterion, Query
+from gateway.fhir.search_dates import Range
+from gateway.records import read
+from gateway.records.gate import Caller
+from gateway.records.gathering import Follower, Opened, Permitted, audit_rows, disclosed, open_all, searchset, walk
+from gateway.records.node import Node
+from gateway.records.paging import PageLink
+from gateway.store import journal
+from gateway.store.index import Cursor
+from gateway.store.sql import now_ms
+
+PAGE = "_page"
+_ITSELF = "{def}"
+"""How the tables say that the resource itself belongs to its compartment."""
+_INCLUDES_MAX = 2_000
+"""Most resources named by those of one page that are shown with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What of the record is wanted; ``pairs`` are the parameters as given. ``period`` is about care, ``since_ms`` about
+    changes. ``types`` none: every type."""
+
+    compartment: str
+    id: str | None
+    pairs: tuple[tuple[str, str], ...]
+    types: frozenset[str] = frozenset()
+    since_ms: int | None = None
+    period: Range | None = None
+    count: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.compartment}/{self.id}/$everything" if self.id else f"{self.compartment}/$everything"
+
+
+async def everything(node: Node, caller: Caller, asked: Asked, page: PageLink | None) -> bytes:
+    """One page of the record. Raises NotFound, Gone, Forbidden, as a read of the patient or encounter does."""
+    if asked.id is not None:
+        await read.read(node, caller, asked.compartment, asked.id)
+        caller = caller.again()
+
+    async def attempt(caller: Caller) -> bytes:
+        gathered = await asyncio.to_thread(_gather, node, caller, asked, page)
+        await disclosed(node, caller, gathered.audit)
+        return _bundle(node, caller, asked, page, gathered)
+    return await node.decided(caller, attempt)
+
+
+def opened_link(node: Node, caller: Caller, token: str, path: str) -> PageLink:
+    """The page behind a link. Raises BadSearch, Gone."""
+    page = node.pages.open(token, caller.holder, now_ms())
+    if page.type != path:
+        raise BadSearch("the page link is of another request", code="value", expression=f"http.{PAGE}")
+    return page
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    matches: Sequence[Opened]
+    includes: Sequence[Opened]
+    snapshot: int
+    following: Cursor | None
+    audit: tuple[SealedRow, ...]
+
+
+def _gather(node: Node, caller: Caller, asked: Asked, page: PageLink | None) -> _Gathered:
+    with node.database.snapshot() as connection:
+        snapshot = page.snapshot if page else journal.head_seq(connection)
+        found = list(islice(_members(node, caller, connection, asked, snapshot, page.cursor if page else None),
+                            asked.count + 1))
+        following = found[asked.count - 1].cursor if len(found) > asked.count else None
+        matches = open_all(node, connection, found[:asked.count])
+        includes = _named(node, caller, connection, asked, matches)
+        audit = audit_rows(node, caller, connection, "everything", [one.found for one in (*matches, *includes)],
+                           query=urlencode(asked.pairs), about=asked.path)
+    return _Gathered(matches, includes, snapshot, following, audit)
+
+
+def _members(node: Node, caller: Caller, connection: apsw.Connection, asked: Asked, snapshot: int,
+             after: Cursor | None) -> Iterator[Permitted]:
+    """The record's own resources after a place; a place is (index of the type, seq)."""
+    types = _types(node, asked)
+    start, seq = (int(after.value or 0), after.seq) if after else (0, 0)
+    for place, type_ in enumerate(types[start:], start):
+        query = _membership(node, asked, type_)
+        if query is None or not _in_scope(node, caller, asked, type_):
+            continue
+        beyond = Cursor(None, seq) if place == start and seq else None
+        for one in walk(node, caller, connection, query, snapshot=snapshot, after=beyond):
+            if _wanted(asked, one):
+                yield Permitted(one.row, one.decision, Cursor(place, one.row.seq))
+
+
+def _types(node: Node, asked: Asked) -> list[str]:
+    """The compartment's types in a fixed order, its own first."""
+    members = sorted(name for name in node.definitions.resource_types - {asked.compartment}
+                     if node.definitions.compartment(asked.compartment, name))
+    return [name for name in (asked.compartment, *members) if not asked.types or name in asked.types]
+
+
+def _in_scope(node: Node, caller: Caller, asked: Asked, type_: str) -> bool:
+    """Whether the token speaks of the type at all. Raises Forbidden where it was asked for by name."""
+    try:
+        node.gate.require_scope(caller, type_, "s")
+    except Forbidden:
+        if type_ in asked.types:
+            raise
+        return False
+    return True
+
+
+def _membership(node: Node, asked: Asked, type_: str) -> Query | None:
+    """The type's members as a query; at type level whatever is about some patient, which ``_wanted`` sees to."""
+    if asked.id is None:
+        return Query(type=type_)
+    pairs = [(code, f"{asked.compartment}/{asked.id}")
+             for code in node.definitions.compartment(asked.compartment, type_) if code != _ITSELF]
+    if type_ == asked.compartment:
+        pairs = [*pairs, ("_id", asked.id)]
+    found = [predicate for pair in pairs for criterion in node.query(type_, [pair], strict=True).criteria
+             for predicate in criterion.any_of]
+    return Query(type=type_, criteria=(Criterion(tuple(dict.fromkeys(found))),)) if found else None
+
+
+def _wanted(asked: Asked, one: Permitted) -> bool:
+    row = one.row
+    if asked.id is None and row.patient is None:
+        return False
+    if asked.since_ms is not None and row.updated_ms <= asked.since_ms:
+        return False
+    if asked.period is None or row.type == asked.compartment or row.low_ms is None or row.high_ms is None:
+        return True
+    return row.low_ms < asked.period[1] and row.high_ms > asked.period[0]
+
+
+def _named(node: Node, caller: Caller, connection: apsw.Connection, asked: Asked,
+           matches: Sequence[Opened]) -> list[Opened]:
+    """Who and what the page's resources name: practitioners, organisations, medications, places, and those named by
+    them. Never another patient's records."""
+    named = frozenset(name for name in node.definitions.resource_types
+                      if not node.definitions.patient_compartment(name)
+                      or (asked.compartment == "Encounter" and name == "Patient"))
+    types = named & asked.types if asked.types else named
+    follower = Follower(node, caller, connection, types=types, known=[one.found.reference for one in matches])
+    first = follower.follow((one.resource for one in matches), limit=_INCLUDES_MAX)
+    return first + follower.follow((one.resource for one in first), limit=_INCLUDES_MAX - len(first))
+
+
+def _bundle(node: Node, caller: Caller, asked: Asked, page: PageLink | None, gathered: _Gathered) -> bytes:
+    url = f"{node.settings.base_url}/{asked.path}"
+    asked_for = urlencode(asked.pairs)
+    links = [{"relation": "self", "url": f"{url}?{asked_for}" if asked_for else url}]
+    if gathered.following is not None:
+        token = node.pages.seal(PageLink(
+            type=asked.path, pairs=asked.pairs, strict=True, snapshot=gathered.snapshot, cursor=gathered.following,
+            expires_ms=page.expires_ms if page else now_ms() + node.settings.page_link_ttl_s * 1000), caller.holder)
+        links.append({"relation": "next", "url": f"{url}?{PAGE}={token}"})
+    entries = [*((one, b'{"mode":"match"}') for one in gathered.matches),
+               *((one, b'{"mode":"include"}') for one in gathered.includes)]
+    whole = page is None and gathered.following is None
+    return searchset(node, links, entries, total=len(gathered.matches) if whole else None)
