@@ -62,6 +62,11 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
+def number(text: str) -> Any:
+    """The value ``parse`` gives a JSON number, which ``text`` must be."""
+    return _whole(text) if text.lstrip("-").isdecimal() else _lossless(text)
+
+
 def _lossless(text: str) -> Any:
     return DECIMAL(text.encode())
 
@@ -73,6 +78,11 @@ def _whole(text: str) -> Any:
 def serialise(resource: Mapping[str, Any]) -> bytes:
     """JSON bytes of a resource; every decimal as it was written. Key order is kept."""
     return orjson.dumps(resource, default=_fragment)
+
+
+def pretty(body: bytes) -> bytes:
+    """The same JSON with line breaks and indents; every number as it was written. Raises Malformed."""
+    return orjson.dumps(parse_json(body), default=_fragment, option=orjson.OPT_INDENT_2)
 
 
 def canonical(resource: Mapping[str, Any]) -> bytes:
@@ -211,6 +221,6 @@ def references(resource: Resource) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 __all__ = [
-    "DECIMAL", "Kind", "ReferenceTarget", "Resource", "canonical", "copy", "format_instant", "is_id", "parse",
-    "parse_instant", "parse_json", "reference_target", "references", "serialise", "stamp", "walk",
+    "DECIMAL", "Kind", "ReferenceTarget", "Resource", "canonical", "copy", "format_instant", "is_id", "number",
+    "parse", "parse_instant", "parse_json", "pretty", "reference_target", "references", "serialise", "stamp", "walk",
 ]
