@@ -59,6 +59,10 @@ class Facts:
     hashes: tuple[HashFact, ...] = ()
     numbers: tuple[NumberFact, ...] = ()
     dates: tuple[DateFact, ...] = ()
+    references: tuple[HashFact, ...] = ()
+    """What it refers to: ``text`` is one of the target's ``names``."""
+    names: tuple[str, ...] = ()
+    """What others may refer to it by: ``Type/id``, a canonical url."""
 
 
 def holds(comparator: Comparator, low: float, high: float, asked_low: float, asked_high: float) -> bool:
@@ -136,7 +140,62 @@ class AllOf:
     predicates: tuple[Predicate, ...]
 
 
-Predicate = HashIs | NumberIs | DateIs | IdIs | UpdatedIs | AllOf
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one of the predicates on the same resource."""
+
+    predicates: tuple[Predicate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    predicate: Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class RefersTo:
+    """A chain's link: under the reference parameter ``key`` it refers to a ``type`` that meets the criteria.
+
+    Only targets the caller may find count. ``typed``: the query names the type, so that a token without it is
+    refused, where one of several possible types is passed over. ``canonical``: by url rather than by id.
+    """
+
+    key: str
+    type: str
+    criteria: tuple[Criterion, ...]
+    typed: bool = True
+    canonical: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReferredBy:
+    """``_has``: a ``type`` that the caller may find refers to it under ``key`` and meets the criteria."""
+
+    type: str
+    key: str
+    criteria: tuple[Criterion, ...]
+    canonical: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedIs:
+    """What no index says: it is asked of opened resources, few enough. ``how`` is a reader of ``search_opened.py``."""
+
+    type: str
+    code: str
+    how: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionIs:
+    """One of these stored versions: an ``OpenedIs`` once answered."""
+
+    seqs: tuple[int, ...]
+
+
+Predicate = (HashIs | NumberIs | DateIs | IdIs | UpdatedIs | AllOf | AnyOf | Not | RefersTo | ReferredBy | OpenedIs
+             | VersionIs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +231,25 @@ class Query:
     """Parameters really used, in order, as they belong in the self link."""
     ignored: tuple[str, ...] = field(default=())
     """Lenient mode: one sentence per parameter dropped."""
+
+    @property
+    def opens(self) -> bool:
+        """Whether resources must be opened to answer it: not for the event loop's thread."""
+        return any(_asks(criterion, OpenedIs) for criterion in self.criteria)
+
+    @property
+    def links(self) -> bool:
+        """Whether it asks about other resources too."""
+        return any(_asks(criterion, (RefersTo, ReferredBy)) for criterion in self.criteria)
+
+
+def _asks(asked: Criterion | Predicate, kinds: type | tuple[type, ...]) -> bool:
+    match asked:
+        case Criterion(any_of=parts) | AllOf(parts) | AnyOf(parts):
+            return any(_asks(part, kinds) for part in parts)
+        case Not(part):
+            return _asks(part, kinds)
+        case RefersTo(criteria=criteria) | ReferredBy(criteria=criteria):
+            return isinstance(asked, kinds) or any(_asks(one, kinds) for one in criteria)
+        case _:
+            return isinstance(asked, kinds)

@@ -6,29 +6,43 @@ oracle of the index's tests. Refuses sorting and paging. https://hl7.org/fhir/R4
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from gateway.errors import BadSearch
 from gateway.fhir.query import (
     AllOf,
+    AnyOf,
     Criterion,
     DateIs,
     Facts,
     HashIs,
     IdIs,
+    Not,
     NumberIs,
+    OpenedIs,
     Predicate,
+    ReferredBy,
+    RefersTo,
     UpdatedIs,
+    VersionIs,
     holds,
 )
 
+Beyond = Callable[[RefersTo | ReferredBy | OpenedIs | VersionIs], bool]
+"""Answers for what facts do not hold: other resources, and what must be opened."""
+
 
 class SearchMatcher:
-    """Decides for one resource version whether criteria hold; made once, asked often."""
+    """Decides for one resource version whether criteria hold; made once, asked often.
 
-    __slots__ = ("_facts", "_hashes", "_id", "_updated_ms")
+    Without ``beyond``, a criterion about other resources is refused with BadSearch.
+    """
 
-    def __init__(self, facts: Facts, *, logical_id: str, last_updated_ms: int) -> None:
+    __slots__ = ("_beyond", "_facts", "_hashes", "_id", "_updated_ms")
+
+    def __init__(self, facts: Facts, *, logical_id: str, last_updated_ms: int, beyond: Beyond | None = None) -> None:
         self._facts = facts
+        self._beyond = beyond
         self._hashes = frozenset((fact.key, fact.text) for fact in facts.hashes)
         self._id = logical_id
         self._updated_ms = last_updated_ms
@@ -64,6 +78,14 @@ class SearchMatcher:
                 return holds(comparator, self._updated_ms, self._updated_ms + 1, low_ms, high_ms)
             case AllOf(predicates):
                 return all(self._holds(one) for one in predicates)
+            case AnyOf(predicates):
+                return any(self._holds(one) for one in predicates)
+            case Not(one):
+                return not self._holds(one)
+            case RefersTo() | ReferredBy() | OpenedIs() | VersionIs():
+                if self._beyond is None:
+                    raise BadSearch("what one resource alone does not tell cannot be asked here", code="not-supported")
+                return self._beyond(predicate)
 
 
 def matches(criteria: Iterable[Criterion], facts: Facts, logical_id: str, last_updated_ms: int) -> bool:

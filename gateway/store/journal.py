@@ -22,12 +22,14 @@ _AT_ONCE = 2_000
 class IndexRows:
     """The hashed facts of one version, ready for SQL.
 
-    ``numbers``: (key, low, high, unit, unit_code); ``dates``: (key, low_ms, high_ms); keys are keyed hashes.
+    ``numbers``: (key, low, high, unit, unit_code); ``dates``: (key, low_ms, high_ms); ``references``: (key, hash of the
+    target's name); keys are keyed hashes.
     """
 
     hashes: tuple[int, ...] = ()
     numbers: tuple[tuple[int, float, float, int, int], ...] = ()
     dates: tuple[tuple[int, int, int], ...] = ()
+    references: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +231,9 @@ def _append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None
     if rows.hashes:
         connection.execute("INSERT INTO index_rows VALUES (?,?)",
                            (seq, struct.pack(f"<{len(rows.hashes)}q", *rows.hashes)))
+    if rows.references:
+        connection.executemany("INSERT OR IGNORE INTO index_reference VALUES (?,?,?)",
+                               [(seq, key, target) for key, target in rows.references])
     if rows.dates:
         connection.executemany("INSERT OR IGNORE INTO index_date VALUES (?,?,?,?)",
                                [(key, low, seq, high) for key, low, high in rows.dates])
@@ -245,6 +250,7 @@ def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
             hashes = struct.unpack(f"<{len(data) // 8}q", data)
             connection.executemany("DELETE FROM index_hash WHERE hash=? AND version=?", [(h, seq) for h in hashes])
         connection.execute("DELETE FROM index_rows WHERE version=?", (seq,))
+        connection.execute("DELETE FROM index_reference WHERE version=?", (seq,))
         connection.execute("DELETE FROM index_date WHERE version=?", (seq,))
         connection.execute("DELETE FROM index_number WHERE version=?", (seq,))
 
