@@ -21,6 +21,7 @@ Owns every exception the rooms raise on purpose; refuses HTTP status codes (``we
     ├── PreconditionFailed      If-Match, If-None-Exist with several matches
     ├── Unauthenticated         no token, or one that is unknown, expired, revoked
     ├── Forbidden               outside the token's scopes (says nothing of existence)
+    ├── Throttled               too much of one caller's at once; later it may be asked again
     ├── OAuthError              RFC 6749 error code and description
     ├── IntegrityBroken         a block, key, proof or chain fact that is not what it must be
     │   ├── BlockCorrupt        bytes do not hash to their Cid, or do not open
@@ -158,6 +159,10 @@ class Unauthenticated(GatewayError):
 
 class Forbidden(GatewayError):
     """Outside the token's scopes."""
+
+
+class Throttled(GatewayError):
+    """Too much of one caller's waits or runs already."""
 
 
 class OAuthError(GatewayError):

@@ -27,7 +27,7 @@ from gateway.records.answer import Answer
 from gateway.records.gate import Caller
 from gateway.records.import_bundle import REQUESTS, as_entry, as_transaction
 from gateway.records.import_source import Fault, Piece
-from gateway.records.node import Node
+from gateway.records.node import Hook, Node
 from gateway.store import imports
 
 LOG = logging.getLogger("gateway.import")
@@ -70,12 +70,15 @@ class _Single:
 class Importer:
     """Carries out one import; used from one event loop."""
 
-    def __init__(self, node: Node, caller: Callable[[], Caller], report: Report, *, again: bool = False) -> None:
-        """``caller``: this hospital's feed, read anew; ``again``: marks of earlier imports do not count."""
+    def __init__(self, node: Node, caller: Callable[[], Caller], report: Report, *, again: bool = False,
+                 guard: Hook | None = None) -> None:
+        """``caller``: who imports, read anew; ``again``: marks of earlier imports do not count; ``guard``: raises
+        within a commit that may not be made any more."""
         self._node = node
         self._caller = caller
         self._report = report
         self._again = again
+        self._guard = guard
         self._names = Pseudonymizer(node.ring.secret("pseudonym"))
         self._files: dict[bytes, bytes] = {}
         self._window: tuple[bytes, int, set[int]] = (b"", -1, set())
@@ -162,6 +165,8 @@ class Importer:
 
     async def _carry_out(self, bundle: Resource, marks: Sequence[imports.Mark]) -> None:
         def also(connection: apsw.Connection) -> None:
+            if self._guard is not None:
+                self._guard(connection)
             imports.mark(connection, marks)
 
         attempt = 0

@@ -1,8 +1,8 @@
 """Durable jobs: rows of long work, carried out by one process at a time under a lease.
 
 Owns the states of a job, who may carry it out, and its parts; refuses a runner whose lease another one took, and to
-know what a job does. A process that dies leaves its lease to run out: the next one goes on from the stored cursor, and a
-job that ends its runner too often fails.
+know what a job does. A process that dies leaves its lease to run out: the next one goes on from the stored cursor, and
+a job that ends its runner too often fails.
 
     queued -> running -> done | failed        a row is deleted by its owner, or at its expiry, in any state
 """
@@ -18,8 +18,8 @@ Kind = Literal["export", "import", "request"]
 State = Literal["queued", "running", "done", "failed"]
 PartKind = Literal["output", "deleted", "error", "input"]
 
-LEASE_MS: Final = 20_000
-HEARTBEAT_S: Final = 5.0
+LEASE_MS: Final = 15_000
+HEARTBEAT_S: Final = 4.0
 ATTEMPTS_MAX: Final = 5
 
 _COLUMNS = ("pk, id, kind, client, user, token, state, runner, lease_ms, attempts, created_ms, expires_ms, "

@@ -37,6 +37,7 @@ _STATUS: tuple[tuple[type[GatewayError], int, str], ...] = (
     (errors.PreconditionFailed, 412, "conflict"),
     (errors.Unauthenticated, 401, "login"),
     (errors.Forbidden, 403, "forbidden"),
+    (errors.Throttled, 429, "throttled"),
     (errors.OAuthError, 400, "invalid"),
     (errors.IntegrityBroken, 500, "exception"),
     (errors.Unavailable, 503, "transient"),
@@ -59,6 +60,8 @@ def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str,
                 headers["Allow"] = ", ".join(error.allowed)
             if isinstance(error, errors.Unavailable):
                 headers["Retry-After"] = "2"
+            if isinstance(error, errors.Throttled):
+                headers["Retry-After"] = "30"
             if isinstance(error, errors.IntegrityBroken):
                 LOG.error("integrity broken", extra={"kind": type(error).__name__}, exc_info=error)
             return status, (Issue("error", code, str(error), error.expression),), headers
