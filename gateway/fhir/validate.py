@@ -28,6 +28,11 @@ class Validator:
         self._with_contained = frozenset(
             name for name in definitions.resource_types if definitions.is_a(name, "DomainResource"))
 
+    @property
+    def model(self) -> TypeModel:
+        """The FHIR types as FHIRPath asks for them."""
+        return self._model
+
     def validate(self, resource: Resource, *, expected_type: str | None = None) -> list[Issue]:
         """Every issue found, errors and warnings, in document order; no error means valid.
 

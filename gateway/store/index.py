@@ -14,7 +14,7 @@ import apsw
 
 from gateway.crypto.index_hash import IndexHasher
 from gateway.errors import TooCostly
-from gateway.fhir.query import Facts, Query, SortKey
+from gateway.fhir.query import Facts, HashFact, Query, SortKey
 from gateway.store.index_links import Links, Sight
 from gateway.store.index_paths import PROBE, Path, Paths
 from gateway.store.index_sql import NAME, Conditions, Prepared, Sql, SqlBound, alive, joined
@@ -83,6 +83,14 @@ class Index:
         sql = self.condition(query)
         return connection.execute(f"SELECT 1 FROM version v WHERE v.seq=? AND {sql.condition}",  # noqa: S608
                                   (seq, *sql.parameters)).get is not None
+
+    def current_with(self, connection: apsw.Connection, facts: Iterable[HashFact], *, limit: int) -> list[VersionRow]:
+        """Present versions that hold any of ``facts``, whoever may see them: the caller decides on each."""
+        hashes = [self._hash(fact.key, fact.text) for fact in facts]
+        marks = ",".join("?" * len(hashes))
+        return [VersionRow(*row) for row in connection.execute(
+            f"SELECT DISTINCT {VERSION_COLUMNS} FROM index_hash h JOIN version v ON v.seq=h.version "  # noqa: S608
+            f"WHERE h.hash IN ({marks}) AND v.superseded IS NULL AND v.deleted=0 LIMIT ?", (*hashes, limit))]
 
     def _where(self, type_: str, criteria: Sequence[Prepared], path: Path | None, bound: SqlBound,
                snapshot: int) -> Sql:
