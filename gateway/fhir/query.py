@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gateway.fhir.search_results import Results
+
 Comparator = Literal["eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap"]
 
 
@@ -216,6 +218,8 @@ class SortKey:
     key: str
     kind: Literal["date", "number", "string", "id", "updated"]
     descending: bool = False
+    joined: bool = False
+    """The parameter's values stand under several keys of the index: the resources are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +235,8 @@ class Query:
     """Parameters really used, in order, as they belong in the self link."""
     ignored: tuple[str, ...] = field(default=())
     """Lenient mode: one sentence per parameter dropped."""
+    results: Results = field(default=Results())
+    """What the answer shall be, besides the matches."""
 
     @property
     def opens(self) -> bool:

@@ -13,12 +13,12 @@ from typing import Literal
 from gateway.errors import BadSearch
 from gateway.fhir.query import Criterion, HashIs, IdIs, Predicate, Query, SortKey, UpdatedIs
 from gateway.fhir.search_plan import Plan, Plans
+from gateway.fhir.search_results import ResultsDraft, Unsupported
 from gateway.fhir.search_terms import Terms, split_escaped, unescape
 
 Parameters = Mapping[str, Plan]
 
 _HANDLED_BEFORE = frozenset({"_format", "_pretty"})
-_DEFAULT_COUNT = 20
 _VALUES_MAX = 500
 """Most values after commas in one parameter."""
 _CRITERIA_MAX = 100
@@ -33,15 +33,10 @@ expressions 1,000 deep, so that a query within these limits is always carried ou
 class _Draft:
     """A query being read."""
 
+    results: ResultsDraft
     criteria: list[Criterion] = field(default_factory=list)
-    sort: tuple[SortKey, ...] = ()
-    count: int = _DEFAULT_COUNT
-    summary_count: bool = False
+    sort: list[SortKey] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-
-
-class _Unknown(Exception):
-    """A parameter that is not run: an error when strict, a sentence when lenient."""
 
 
 def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], *, strict: bool,
@@ -56,23 +51,24 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
     parameters = plans.of(type_name)
     bases = frozenset(base.rstrip("/") for base in own_bases)
     terms = Terms(definitions=plans.definitions, own_bases=bases, now_ms=now_ms)
-    draft, used = _Draft(count=min(_DEFAULT_COUNT, max_count)), []
+    draft, used = _Draft(ResultsDraft(plans, type_name, max_count)), []
     for name, value in pairs:
         if name in _HANDLED_BEFORE:
             continue
         try:
-            if name.startswith("_") and _control(draft, type_name, parameters, name, value, max_count):
+            if name.startswith("_") and _control(draft, type_name, parameters, name, value):
                 used.append((name, value))
                 continue
             draft.criteria.append(_criterion(terms, type_name, parameters, name, value))
             _check_size(draft.criteria, name)
             used.append((name, value))
-        except _Unknown as unknown:
+        except Unsupported as unknown:
             if strict:
                 raise BadSearch(str(unknown), code="not-supported", expression=f"http.{name}") from unknown
             draft.ignored.append(str(unknown))
-    return Query(type=type_name, criteria=tuple(draft.criteria), sort=draft.sort, count=draft.count,
-                 summary_count=draft.summary_count, used=tuple(used), ignored=tuple(draft.ignored))
+    return Query(type=type_name, criteria=tuple(draft.criteria), sort=tuple(draft.sort),
+                 count=draft.results.page_size, summary_count=draft.results.counts_only, used=tuple(used),
+                 ignored=tuple(draft.ignored), results=draft.results.results())
 
 
 def _check_size(criteria: Sequence[Criterion], name: str) -> None:
@@ -84,27 +80,16 @@ def _check_size(criteria: Sequence[Criterion], name: str) -> None:
                         expression=f"http.{name}")
 
 
-def _control(draft: _Draft, type_name: str, parameters: Parameters, name: str, value: str, max_count: int) -> bool:
-    """Parameters about the result, not the resources; False for any other."""
-    if name not in ("_sort", "_count", "_summary"):
-        return False
+def _control(draft: _Draft, type_name: str, parameters: Parameters, name: str, value: str) -> bool:
+    """Parameters about the answer, not the resources; False for any other."""
+    if name != "_sort":
+        return draft.results.take(name, value)
     if not value:
-        raise BadSearch(f"{name}: a value is missing", code="value", expression=f"http.{name}")
-    if name == "_sort":
-        keys = value.split(",")
-        if len(keys) > _SORT_MAX:
-            raise BadSearch(f"_sort: more than {_SORT_MAX} keys", code="too-costly", expression="http._sort")
-        draft.sort = tuple(_sort_key(type_name, parameters, one) for one in keys)
-    elif name == "_count":
-        if not (value.isascii() and value.isdigit()):
-            raise BadSearch(f"_count: {value!r} is no whole number", code="value", expression="http._count")
-        asked = int(value.lstrip("0")[:9] or "0")
-        draft.count = min(asked, max_count)
-        draft.summary_count = draft.summary_count or asked == 0
-    elif value == "count":
-        draft.summary_count = True
-    elif value != "false":
-        raise _Unknown(f"_summary={value} is not supported yet; _summary=count is")
+        raise BadSearch("_sort: a value is missing", code="value", expression="http._sort")
+    keys = value.split(",")
+    if len(draft.sort) + len(keys) > _SORT_MAX:
+        raise BadSearch(f"_sort: more than {_SORT_MAX} keys", code="too-costly", expression="http._sort")
+    draft.sort += [_sort_key(type_name, parameters, one) for one in keys]
     return True
 
 
@@ -116,28 +101,27 @@ def _sort_key(type_name: str, parameters: Parameters, text: str) -> SortKey:
         return SortKey("_lastUpdated", "updated", descending)
     plan = parameters.get(code)
     if plan is None or plan.refused or plan.components:
-        raise _Unknown(f"_sort: {type_name} cannot be sorted by {code!r}")
-    if len(plan.aliases) > 1:
-        raise _Unknown(f"_sort: {type_name} cannot be sorted by {code!r}, which joins several parameters")
-    if plan.aliases:
+        raise Unsupported(f"_sort: {type_name} cannot be sorted by {code!r}")
+    joined = len(plan.aliases) > 1
+    if len(plan.aliases) == 1 and plan.aliases[0][1] is None:
         plan = parameters[plan.aliases[0][0]]
     kind: Literal["date", "number", "string"] = "string"
     if plan.parameter.type == "date" and not plan.ladder:
         kind = "date"
     elif plan.parameter.type in ("number", "quantity"):
         kind = "number"
-    return SortKey(plan.key, kind, descending)
+    return SortKey(plan.key, kind, descending, joined)
 
 
 def _criterion(terms: Terms, type_name: str, parameters: Parameters, name: str, value: str) -> Criterion:
     code, colon, modifier = name.partition(":")
     if "." in name or name.startswith("_has"):
-        raise _Unknown(f"{name}: chained parameters are not supported yet")
+        raise Unsupported(f"{name}: chained parameters are not supported yet")
     plan = parameters.get(code)
     if plan is None:
-        raise _Unknown(f"{type_name} has no search parameter {code!r} here")
+        raise Unsupported(f"{type_name} has no search parameter {code!r} here")
     if plan.refused:
-        raise _Unknown(f"{type_name}: {plan.refused}")
+        raise Unsupported(f"{type_name}: {plan.refused}")
     only, negated, exact = _modifier(terms, plan, name, modifier) if colon else (None, False, False)
     values = split_escaped(value, ",")
     if len(values) > _VALUES_MAX:

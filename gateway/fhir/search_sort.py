@@ -13,6 +13,7 @@ from gateway.errors import FHIRPathError
 from gateway.fhir import search_emit as emit
 from gateway.fhir.fhirpath import Context, compile_expression
 from gateway.fhir.query import SortKey
+from gateway.fhir.resource import reference_target
 from gateway.fhir.search_encoding import normal
 from gateway.fhir.search_paths import Json, walker
 from gateway.fhir.search_plan import Plan, Plans
@@ -52,8 +53,16 @@ def _values(plan: Plan) -> Callable[[Mapping[str, Json]], list[Json]]:
                 return []  # a value the expression was not written for sorts as none
 
         return evaluated
-    walks = [walker(source.steps) for source in plan.sources]
-    return lambda resource: [value for walk in walks for value in walk(resource)]
+    walks = [(walker(source.steps), source.only) for source in plan.sources]
+    return lambda resource: [value for walk, only in walks for value in walk(resource) if _is_to(value, only)]
+
+
+def _is_to(value: Json, only: str | None) -> bool:
+    """Whether a reference is to a type; any value is where no type is asked."""
+    if only is None:
+        return True
+    text = value.get("reference") if type(value) is dict else value
+    return type(text) is str and reference_target(text).type == only
 
 
 def _dates(value: Json, _: Plan, __: bool) -> Iterable[SortValue]:

@@ -128,7 +128,7 @@ def test_sort_count_and_summary_shape_the_result() -> None:
                  ("_summary", "count"))
     assert query.sort == (
         SortKey("Observation.date", "date", True), SortKey("_id", "id"), SortKey("_lastUpdated", "updated"),
-        SortKey("Observation.value-quantity", "number"), SortKey("Observation.subject", "string"))
+        SortKey("Observation.value-quantity", "number"), SortKey("Observation.patient", "string"))
     assert query.count == 100
     assert query.summary_count
     assert read("Observation", ("_count", "0")).summary_count
@@ -137,8 +137,8 @@ def test_sort_count_and_summary_shape_the_result() -> None:
 
 @pytest.mark.parametrize(
     "pair",
-    [("nosuch", "1"), ("subject.name", "x"), ("_has:Provenance:target:agent", "x"), ("_include", "Observation:subject"),
-     ("_text", "x"), ("_sort", "nosuch"), ("_summary", "true"), ("_elements", "id")],
+    [("nosuch", "1"), ("subject.name", "x"), ("_has:Provenance:target:agent", "x"), ("_include", "Observation:nosuch"),
+     ("_text", "x"), ("_sort", "nosuch"), ("_revinclude", "Nosuch:subject"), ("_elements", "nosuch")],
 )
 def test_an_unknown_parameter_is_named_when_strict_and_dropped_with_a_word_when_lenient(pair: tuple[str, str]) -> None:
     with pytest.raises(BadSearch) as refused:
