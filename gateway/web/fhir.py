@@ -19,7 +19,7 @@ from gateway.fhir.conformance import Offered, capability_statement
 from gateway.records.answer import Answer
 from gateway.records.gate import Caller
 from gateway.records.node import Node
-from gateway.web import bundles, consents, everything, interactions
+from gateway.web import bundles, clinical, consents, interactions
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 from gateway.web.errors import refusal
@@ -32,7 +32,7 @@ Authenticate = Callable[[str | None], Caller]
 """The Caller behind an Authorization header. Raises Unauthenticated."""
 
 
-ROUTES = (*interactions.ROUTES, *bundles.ROUTES, *consents.ROUTES, *everything.ROUTES)
+ROUTES = (*interactions.ROUTES, *bundles.ROUTES, *consents.ROUTES, *clinical.ROUTES)
 
 
 class FhirDoor:

@@ -1,0 +1,7 @@
+"""The operations on records, patients and appointments: their rows of the table of routes, together."""
+
+from __future__ import annotations
+
+from gateway.web import everything, observation_operations
+
+ROUTES = (*everything.ROUTES, *observation_operations.ROUTES)
