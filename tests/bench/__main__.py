@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.gas import gas_table
+from tests.bench.growth import growth
 from tests.bench.steps import step_costs
 from tests.running import REPOSITORY, Gateway
 
@@ -66,8 +67,9 @@ class Bench:
             head += f"Content-Type: application/fhir+json\r\nContent-Length: {len(body)}\r\n"
         return head.encode() + b"\r\n" + body
 
-    def load(self, requests: list[bytes], clients: int, expect: int = 200, seconds: float = SECONDS) -> dict[str, Any]:
-        plan = {"host": "127.0.0.1", "port": self.gateway.port, "clients": clients, "seconds": seconds,
+    def load(self, requests: list[bytes], clients: int, expect: int = 200, seconds: float = SECONDS, *,
+             once: bool = False) -> dict[str, Any]:
+        plan = {"host": "127.0.0.1", "port": self.gateway.port, "clients": clients, "seconds": seconds, "once": once,
                 "expect": expect, "requests": [base64.b64encode(request).decode() for request in requests]}
         done = subprocess.run([sys.executable, "-m", "tests.bench.load"], input=json.dumps(plan), text=True, check=True,
                               capture_output=True, cwd=REPOSITORY, timeout=seconds + 60)
@@ -167,6 +169,7 @@ def measure(gateway: Gateway) -> None:
     print("\ngas of one anchor transaction, and for each record in it")
     for size, gas in gas_table().items():
         print(f"  {size:>5} records{gas:>10}{gas / size:>12.1f}")
+    growth(bench, patients, bundle)
     times = revoke_to_deny(gateway, patients[0])
     print(f"\nrevoke to deny, ms: p50 {times[len(times) // 2]:.1f}, worst of {len(times)} {times[-1]:.1f}")
 

@@ -53,19 +53,20 @@ class Connection(asyncio.Protocol):
 
 
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
-    """``requests``: base64 raw requests, taken round robin; ``clients``; ``seconds``; ``expect``: status."""
+    """``requests``: base64 raw requests, taken round robin, or each once where ``once``; ``clients``; ``seconds``, at
+    most 600; ``expect``: status."""
     if not ipaddress.ip_address(plan["host"]).is_loopback:
         raise SystemExit("load goes to loopback only")
     requests = [base64.b64decode(one) for one in plan["requests"]]
-    end = time.perf_counter() + min(plan["seconds"], 60)
+    end = time.perf_counter() + min(plan["seconds"], 600)
     latencies: list[float] = []
     wrong: dict[int, int] = {}
-    turn = iter(range(10**12))
+    turn = iter(range(len(requests) if plan.get("once") else 10**12))
 
     async def client() -> None:
         _, connection = await asyncio.get_running_loop().create_connection(Connection, plan["host"], plan["port"])
-        while time.perf_counter() < end:
-            request = requests[next(turn) % len(requests)]
+        while time.perf_counter() < end and (number := next(turn, None)) is not None:
+            request = requests[number % len(requests)]
             started = time.perf_counter()
             status = await connection.ask(request)
             latencies.append(time.perf_counter() - started)
