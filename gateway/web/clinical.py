@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.web import everything, observation_operations
+from gateway.web import everything, meta, observation_operations
 
-ROUTES = (*everything.ROUTES, *observation_operations.ROUTES)
+ROUTES = (*everything.ROUTES, *observation_operations.ROUTES, *meta.ROUTES)
