@@ -9,6 +9,7 @@ against ``SETTINGS`` by tests/house.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -60,6 +61,22 @@ def _urls(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+def _types_or_flag(text: str) -> str:
+    """``on``, ``off``, or type names joined by commas."""
+    names = re.findall(r"[A-Za-z]+", text)
+    if not names or (len(names) > 1 and {"on", "off"} & set(names)):
+        raise ValueError("must be on, off or a list of resource types")
+    return ",".join(names)
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for origin in found:
+        if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9.\-\[\]:]+", origin) is None:
+            raise ValueError(f"{origin!r} is not an origin: scheme://host[:port], in lower case, without a path")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table: environment name, default text, parser and meaning."""
@@ -83,7 +100,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_bundle_entries", "20000", _positive, "most entries in one batch or transaction"),
     Setting("max_page", "1000", _positive, "largest `_count`"),
     Setting("update_creates", "true", _flag, "whether a PUT to an unknown id creates it"),
+    Setting("conditional_delete", "single", str, "`single`: a conditional delete of several is refused; `multiple`"),
+    Setting("reference_integrity", "on", _types_or_flag,
+            "`on`, `off`, or the types whose references must lead to what is there"),
     Setting("handling", "strict", str, "`strict` or `lenient` for unknown search parameters without `Prefer`"),
+    Setting("cors_origins", "", _origins, "origins whose pages may ask, `https://app.example` by commas; `*` is any"),
     Setting("page_link_ttl_s", "3600", _positive, "how long a page link lives"),
     Setting("job_ttl_s", "86400", _positive, "how long an export, an import or an asynchronous answer is kept"),
     Setting("import_sources", "", _urls, "URLs below which `$import` may read, between spaces; none when empty"),
@@ -121,7 +142,10 @@ class Settings:
     max_bundle_entries: int
     max_page: int
     update_creates: bool
+    conditional_delete: str
+    reference_integrity: str
     handling: str
+    cors_origins: tuple[str, ...]
     page_link_ttl_s: int
     job_ttl_s: int
     import_sources: tuple[str, ...]
@@ -182,7 +206,8 @@ def _raw(environment: Mapping[str, str]) -> dict[str, str]:
         unknown = sorted(set(table) - names)
         if unknown:
             raise Misconfigured(f"{file} has settings nobody reads: {', '.join(unknown)}")
-        values.update({name: str(value) for name, value in table.items()})
+        values.update({name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+                       for name, value in table.items()})
     for short in ("HOST", "PORT"):
         if environment.get(short):
             values[short.lower()] = environment[short]
@@ -210,7 +235,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     operator = values["chain_operator_key_file"]
     values["chain_operator_key_file"] = Path(operator) if operator else values["keys_dir"] / "operator.key"
     values["base_url"] = values["base_url"].rstrip("/") or f"http://{values['host']}:{values['port']}/fhir"
-    choices = {"handling": {"strict", "lenient"}, "log_level": {"debug", "info", "warning", "error"}}
+    choices = {"handling": {"strict", "lenient"}, "conditional_delete": {"single", "multiple"},
+               "log_level": {"debug", "info", "warning", "error"}}
     for name, allowed in choices.items():
         if values[name] not in allowed:
             raise Misconfigured(f"GATEWAY_{name.upper()} must be one of {', '.join(sorted(allowed))}")

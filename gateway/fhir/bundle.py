@@ -8,24 +8,26 @@ https://hl7.org/fhir/R4/http.html#transaction
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
 
 from gateway.errors import Invalid, Issue, Unprocessable
 from gateway.fhir.resource import Resource, is_id, reference_target, walk
 
-Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE"]
-_ORDER: Mapping[str, int] = {"DELETE": 0, "POST": 1, "PUT": 2, "GET": 3, "HEAD": 3}
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+_ORDER: Mapping[str, int] = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+_METHODS = frozenset(_ORDER)
 _LINK_KEYS = frozenset({"url", "uri", "valueUri", "valueUrl", "valueOid", "valueUuid", "valueCanonical"})
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\S")
 _NARRATIVE_LINK = re.compile(r'((?:href|src)=")([^"]+)(")')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleEntry:
-    """One request of a bundle; ``place`` is its index, ``path`` what follows the type in the URL."""
+    """One request of a bundle; ``place`` is its index. ``query`` is the condition of a write that names no id."""
 
     place: int
     full_url: str | None
@@ -103,7 +105,7 @@ def read_bundle(bundle: Resource, types: frozenset[str], base: str) -> tuple[Bun
 
 
 def processing_order(entries: Sequence[BundleEntry]) -> list[BundleEntry]:
-    """DELETE, POST, PUT, GET: the order a transaction is carried out in."""
+    """DELETE, POST, PUT and PATCH, GET: the order a transaction is carried out in."""
     return sorted(entries, key=lambda entry: _ORDER[entry.method])
 
 
@@ -128,40 +130,65 @@ def _entry(place: int, raw: dict[str, Any], types: frozenset[str], base: str) ->
     if type_ not in types:
         raise faulty("not-supported", f"{url!r} names no R4 resource type", ".request.url")
     id_ = parts[1] if len(parts) > 1 and parts[1] else None
-    if id_ is not None and method not in ("GET", "HEAD") and not is_id(id_):
+    if method in ("GET", "HEAD"):
+        resource = None
+    elif id_ is not None and id_.startswith("$"):
+        raise faulty("not-supported", "an operation is carried out in a batch, not in a transaction", ".request.url")
+    elif id_ is not None and not is_id(id_):
         raise faulty("value", f"{id_!r} is not a FHIR id", ".request.url")
-    if len(parts) > 2 and method not in ("GET", "HEAD"):
+    elif len(parts) > 2:
         raise faulty("value", f"{method} goes to a type or a resource", ".request.url")
-    if method in ("POST", "PUT"):
-        if not isinstance(resource, dict):
-            raise faulty("required", f"{method} needs a resource", ".resource")
-        if resource.get("resourceType") != type_:
-            raise faulty("invalid", f"the resource is a {resource.get('resourceType')}, the URL says {type_}",
-                         ".resource")
-        if method == "POST" and (id_ is not None or query):
-            raise faulty("invalid", "POST goes to the type, without an id or query", ".request.url")
-        if method == "PUT" and id_ is None:
-            raise faulty("not-supported", "PUT needs an id in the URL", ".request.url")
-        if method == "PUT" and resource.get("id") != id_:
-            raise faulty("invalid", "the resource's id is not the one in the URL", ".resource.id")
-    elif method == "DELETE" and id_ is None:
-        raise faulty("not-supported", "DELETE needs an id in the URL", ".request.url")
+    elif method != "POST" and (id_ is None) is not bool(query):
+        raise faulty("invalid", f"{method} takes an id or a condition", ".request.url")
+    elif method == "DELETE":
+        resource = None
+    elif not isinstance(resource, dict):
+        raise faulty("required", f"{method} needs a resource", ".resource")
+    elif method != "PATCH":
+        _check_place(method, type_, id_, query, resource, faulty)
+    full_url = raw.get("fullUrl")
+    if full_url is not None:
+        _check_full_url(full_url, method, f"{type_}/{id_}" if id_ else None, base, faulty)
     return BundleEntry(
-        place=place, full_url=raw.get("fullUrl"), method=method, url=url, type=type_, id=id_, query=query,
-        resource=resource if method in ("POST", "PUT") else None, if_match=request.get("ifMatch"),
+        place=place, full_url=full_url, method=method, url=url, type=type_, id=id_, query=query, resource=resource,
+        if_match=request.get("ifMatch"),
         if_none_match=request.get("ifNoneMatch"), if_none_exist=request.get("ifNoneExist"))
 
 
-def check_distinct(entries: Sequence[BundleEntry]) -> None:
-    """Refuse a transaction that writes one resource twice, or uses one fullUrl twice. Raises Invalid."""
+Fault = Callable[[str, str, str], Invalid]
+
+
+def _check_place(method: str, type_: str, id_: str | None, query: str, resource: Resource, faulty: Fault) -> None:
+    if resource.get("resourceType") != type_:
+        raise faulty("invalid", f"the resource is a {resource.get('resourceType')}, the URL says {type_}", ".resource")
+    if method == "POST" and (id_ is not None or query):
+        raise faulty("invalid", "POST goes to the type, without an id or query", ".request.url")
+    if method == "PUT" and id_ is not None and resource.get("id") != id_:
+        raise faulty("invalid", "the resource's id is not the one in the URL", ".resource.id")
+
+
+def _check_full_url(text: object, method: str, place: str | None, base: str, faulty: Fault) -> None:
+    """An identity that is absolute, of no version, and not another one's of this server (bundle.html#bundle-unique)."""
+    if type(text) is not str or not _ABSOLUTE.match(text):
+        raise faulty("value", "a fullUrl is an absolute URL or a urn", ".fullUrl")
+    if place is not None and text.startswith(f"{base}/") and text != f"{base}/{place}":
+        raise faulty("invalid", "the fullUrl names another resource than the request", ".fullUrl")
+
+
+def check_distinct(entries: Sequence[BundleEntry], ids: Mapping[int, str] = MappingProxyType({})) -> None:
+    """Refuse a transaction that writes one resource twice, or uses one fullUrl twice. Raises Invalid.
+
+    ``ids``: what the places of entries with a condition came to.
+    """
     issues: list[Issue] = []
     seen: set[str] = set()
     for entry in entries:
         if entry.method in ("GET", "HEAD"):
             continue
         names = {entry.full_url} if entry.full_url else set()
-        if entry.id is not None:
-            names.add(f"{entry.type}/{entry.id}")
+        id_ = ids.get(entry.place, entry.id)
+        if id_ is not None:
+            names.add(f"{entry.type}/{id_}")
         if names & seen:
             issues.append(Issue("error", "invalid", "a transaction may hold each resource once", entry.expression))
         seen |= names
@@ -173,7 +200,7 @@ def link_targets(entries: Sequence[BundleEntry], ids: Mapping[int, str]) -> dict
     """What each link inside the bundle becomes; ``ids`` maps an entry's place to its logical id."""
     targets: dict[str, str] = {}
     for entry in entries:
-        if entry.full_url is None or entry.place not in ids:
+        if entry.full_url is None or entry.place not in ids or entry.method == "DELETE":
             continue
         target = f"{entry.type}/{ids[entry.place]}"
         targets[entry.full_url] = target

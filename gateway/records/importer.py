@@ -172,7 +172,8 @@ class Importer:
         attempt = 0
         while True:
             try:
-                answer = await transaction.process(self._node, self._caller(), bundle, _nothing_to_fetch, also=also)
+                answer = await transaction.process(self._node, self._caller(), bundle, _nothing_to_fetch, also=also,
+                                                   check_references=False)
                 break
             except Unavailable:
                 attempt += 1

@@ -8,38 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl
 
 import apsw
 import orjson
 
-from gateway import audit
-from gateway.audit import Disclosure, SealedRow
-from gateway.errors import (
-    BadSearch,
-    GatewayError,
-    InputRefused,
-    Invalid,
-    Issue,
-    Malformed,
-    Moved,
-    PreconditionFailed,
-    TooCostly,
-    Unprocessable,
-)
+from gateway.errors import GatewayError, InputRefused, Invalid, Issue, NotFound, TooCostly, Unprocessable
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
-from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, copy
-from gateway.records import write
+from gateway.records import conditional, patching, write
 from gateway.records.answer import Answer, version_answer
+from gateway.records.conditional import Conditions
 from gateway.records.gate import Caller
-from gateway.records.node import Hook, Node, still
-from gateway.records.search import matching
+from gateway.records.node import Hook, Node
+from gateway.records.patching import Patch, entry_patch
+from gateway.records.references import Links
 from gateway.records.versions import Draft
 from gateway.records.write import Prepared, Refused, Written
 from gateway.store import journal
@@ -50,10 +38,16 @@ Door = Callable[[Caller, int, Any], Awaitable[Answer]]
 other entries may have moved the decision counter. An error is an Answer too, even that the token ended meanwhile."""
 
 
-async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, also: Hook | None = None) -> bytes:
+Shown = Callable[[Answer], Answer]
+"""The answer of a transaction's write as the client prefers it."""
+
+
+async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, shown: Shown | None = None,
+                  also: Hook | None = None, check_references: bool = True) -> bytes:
     """Carry out a batch or transaction; the response Bundle's bytes. Raises what refuses the whole.
 
-    ``also`` is done within the one commit of a transaction (a batch has none).
+    ``shown``: without it a write's answer has no resource. ``also`` is done within the one commit of a transaction (a
+    batch has none). ``check_references`` False: an import, whose records come in any order.
     """
     kind = bundle.get("type")
     if kind not in ("batch", "transaction"):
@@ -66,40 +60,7 @@ async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, a
         return await _batch(node, caller, raw, door)
     entries = plan.read_bundle(bundle, node.definitions.resource_types, node.settings.base_url)
     plan.check_distinct(entries)
-    return await _transaction(node, caller, raw, entries, door, also)
-
-
-async def create_unless(node: Node, caller: Caller, type_: str, resource: Resource, condition: str) -> Written:
-    """Conditional create: store ``resource`` unless one resource matches ``condition``, a query string.
-
-    Then that one is the answer, unchanged and without its bytes. Raises PreconditionFailed when several match.
-    https://hl7.org/fhir/R4/http.html#ccreate
-    """
-    write.validated(node, resource, type_)
-
-    async def attempt(caller: Caller) -> Written:
-        node.gate.require_scope(caller, type_, "c")
-        plan_ = _Plan(caller, ())
-        row = plan_.one(node, node.database.reader, type_, condition, "http.If-None-Exist")
-        if row is not None:
-            await node.commits.join(Disclosure(caller.seq, tuple(plan_.told)))
-            return Written(row.type, row.id, row.vid, row.updated_ms, b"", False, False)
-        id_ = str(uuid.uuid4())
-        made = write.draft(node, caller, resource, id_)
-        try:
-            prepared = write.prepare_create(node, caller, node.database.reader, made, id_)
-        except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, "c", "create") from None
-        assert prepared.written is not None  # noqa: S101  # a create always writes
-
-        def work(tx: apsw.Connection) -> None:
-            still(tx, caller)
-            plan_.check_conditions(node, tx)
-            write.commit_prepared(tx, prepared)
-
-        await node.commits.commit(work)
-        return prepared.written
-    return await node.decided(caller, attempt)
+    return await _transaction(node, caller, raw, entries, door, shown or _minimal, also, check_references)
 
 
 async def _batch(node: Node, caller: Caller, raw: Sequence[Any], door: Door) -> bytes:
@@ -108,20 +69,42 @@ async def _batch(node: Node, caller: Caller, raw: Sequence[Any], door: Door) -> 
 
 
 async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: Sequence[BundleEntry], door: Door,
-                       also: Hook | None) -> bytes:
+                       shown: Shown, also: Hook | None, check_references: bool) -> bytes:
     async def attempt(caller: Caller) -> dict[int, Written | None]:
-        plan_ = _Plan(caller, entries)
-        _identify(node, plan_)
-        await _link(node, plan_)
+        plan_ = await asyncio.to_thread(_planned, node, caller, entries)
+        links = plan_.links(checked=check_references)
         try:
-            return await asyncio.to_thread(_carry_out, node, plan_, also)
+            return await asyncio.to_thread(_carry_out, node, plan_, links, also)
         except _EntryRefused as refused:
-            answer = await write.audited_refusal(node, caller, refused.refused, "c", "transaction")
+            interaction, name = _ASKED[refused.entry.method]
+            answer = await write.audited_refusal(node, caller, refused.refused, interaction, name)
             raise _at(refused.entry, answer) from None
     done = await node.decided(caller, attempt)
-    answers = [_answered(await door(caller, entry.place, raw[entry.place]))
-               if entry.method in ("GET", "HEAD") else _written(node, done[entry.place]) for entry in entries]
+    answers = []
+    for entry in entries:
+        written = done.get(entry.place)
+        if entry.method in ("GET", "HEAD"):
+            answers.append(_answered(await door(caller, entry.place, raw[entry.place])))
+        elif written is not None and not written.changed and not written.stored:
+            answers.append(_answered(shown(await _found_again(caller, entry.place, written, node, door))))
+        else:
+            answers.append(_answered(shown(_written(node, written))))
     return _response(b"transaction-response", answers)
+
+
+_ASKED = {"POST": ("c", "create"), "PUT": ("u", "update"), "PATCH": ("u", "patch"), "DELETE": ("d", "delete")}
+
+
+def _minimal(answer: Answer) -> Answer:
+    return replace(answer, body=b"")
+
+
+async def _found_again(caller: Caller, place: int, written: Written, node: Node, door: Door) -> Answer:
+    """The answer of a create that found its resource: with the resource where it may be read."""
+    answer = _written(node, written)
+    url = f"{written.type}/{written.id}/_history/{written.vid}"
+    reading = await door(caller, place, {"request": {"method": "GET", "url": url}})
+    return replace(answer, body=reading.body) if reading.status == 200 else answer
 
 
 class _Plan:
@@ -132,98 +115,106 @@ class _Plan:
         self.entries = entries
         self.ids: dict[int, str] = {}
         self.existing: dict[int, VersionRow] = {}
+        self.absent: set[int] = set()
+        self.several: dict[int, list[VersionRow]] = {}
         self.resources: dict[int, Resource] = {}
-        self.conditions: list[tuple[Query, str | None]] = []
-        self.told: list[SealedRow] = []
-        self._answers: dict[tuple[str, str], VersionRow | None] = {}
+        self.patches: dict[int, Patch] = {}
+        self.conditions = Conditions(caller)
 
-    def one(self, node: Node, connection: apsw.Connection, type_: str, text: str, expression: str) -> VersionRow | None:
-        """The one match of a condition, or None; remembered, to be checked again inside the commit.
+    def links(self, *, checked: bool) -> Links:
+        """What this transaction writes and takes away."""
+        deleted = {f"{entry.type}/{id_}" for entry in self.entries if entry.method == "DELETE"
+                   for id_ in (self.ids.get(entry.place), *(row.id for row in self.several.get(entry.place, ())))}
+        written = {f"{entry.type}/{self.ids[entry.place]}" for entry in self.entries
+                   if entry.method in ("POST", "PUT", "PATCH") and entry.place not in self.existing}
+        return Links(checked=checked, written=frozenset(written), deleted=frozenset(deleted))
 
-        A condition that returns is asked once: every entry may name the same ward, and the commit asks each again.
-        What it finds is disclosed, and audited in that commit. Raises PreconditionFailed when there are several.
-        """
-        if (type_, text) in self._answers:
-            return self._answers[type_, text]
-        pairs = parse_qsl(text, keep_blank_values=True)
-        if not pairs:
-            raise Malformed("a condition needs search parameters", code="invalid", expression=expression)
-        try:
-            query = node.query(type_, pairs, strict=True)
-        except BadSearch as error:
-            raise BadSearch([replace(issue, expression=expression) for issue in error.issues]) from error
-        rows = matching(node, self.caller, connection, query, limit=2)
-        if len(rows) > 1:
-            # The condition itself may hold an identifier: it is not repeated.
-            several = PreconditionFailed(f"the condition on {type_} has several matches")
-            several.expression = expression
-            raise several
-        found = self._answers[type_, text] = rows[0] if rows else None
-        if found is not None:
-            self.told += node.gate.entries(
-                self.caller, "s", "search-type", node.gate.decide_version(connection, self.caller, "s", found),
-                what=(f"{type_}/{found.id}/_history/{found.vid}",), query=text,
-                patients=node.gate.facts(connection, found).home_patients)
-        self.conditions.append((query, found.id if found else None))
-        return found
 
-    def check_conditions(self, node: Node, connection: apsw.Connection) -> None:
-        """Inside the commit: every condition still has the answer the plan rests on. Raises Moved."""
-        for query, id_ in self.conditions:
-            rows = matching(node, self.caller, connection, query, limit=2)
-            if [row.id for row in rows] != ([] if id_ is None else [id_]):
-                raise Moved("a condition's answer changed")
+def _planned(node: Node, caller: Caller, entries: Sequence[BundleEntry]) -> _Plan:
+    plan_ = _Plan(caller, entries)
+    _identify(node, plan_)
+    plan.check_distinct([entry for entry in entries if entry.place not in plan_.existing], plan_.ids)
+    _link(node, plan_)
+    return plan_
 
 
 def _identify(node: Node, plan_: _Plan) -> None:
-    """The logical id of every written entry; ifNoneExist may find that its resource is there already.
+    """The logical id of every written entry; a condition may find that its resource is there already.
 
     Raises Invalid when two entries would each create under one condition: their identities overlap.
     """
     new: set[tuple[str, str]] = set()
     for entry in plan_.entries:
-        if entry.method == "POST":
-            if entry.if_none_exist:
-                node.gate.require_scope(plan_.caller, entry.type, "c")
-                row = plan_.one(node, node.database.reader, entry.type, entry.if_none_exist,
-                                f"{entry.expression}.request.ifNoneExist")
-                if row is not None:
-                    plan_.ids[entry.place], plan_.existing[entry.place] = row.id, row
-                    continue
-                if (entry.type, entry.if_none_exist) in new:
-                    raise Invalid(Issue("error", "duplicate", "another entry has the same ifNoneExist",
-                                        entry.expression))
-                new.add((entry.type, entry.if_none_exist))
+        if entry.method == "POST" and entry.if_none_exist is None:
             plan_.ids[entry.place] = str(uuid.uuid4())
-        elif entry.method in ("PUT", "DELETE") and entry.id is not None:
+        elif entry.method == "POST" or (entry.id is None and entry.method == "PUT"):
+            text = entry.query or str(entry.if_none_exist).lstrip("?")
+            if not _found(node, plan_, entry, text):
+                if (entry.type, text) in new:
+                    raise Invalid(Issue("error", "duplicate", "another entry has the same condition", entry.expression))
+                new.add((entry.type, text))
+        elif entry.id is not None:
             plan_.ids[entry.place] = entry.id
+        elif entry.method == "PATCH":
+            _found(node, plan_, entry, entry.query)
+        elif entry.method == "DELETE":
+            plan_.several[entry.place] = conditional.to_delete(
+                node, plan_.caller, plan_.conditions, node.database.reader, entry.type, entry.query,
+                f"{entry.expression}.request.url")
 
 
-async def _link(node: Node, plan_: _Plan) -> None:
+def _found(node: Node, plan_: _Plan, entry: BundleEntry, text: str) -> bool:
+    """Whether the entry's condition has its one match. Raises NotFound for a patch of nothing."""
+    name = "ifNoneExist" if entry.method == "POST" else "url"
+    node.gate.require_scope(plan_.caller, entry.type, "c" if entry.method == "POST" else "u")
+    row = plan_.conditions.one(node, node.database.reader, entry.type, text, f"{entry.expression}.request.{name}")
+    if entry.method == "PUT":
+        plan_.ids[entry.place] = conditional.chosen_id(entry.resource or {}, row, f"{entry.expression}.resource.id")
+        if row is None:
+            plan_.absent.add(entry.place)
+    elif row is not None:
+        plan_.ids[entry.place] = row.id
+        if entry.method == "POST":
+            plan_.existing[entry.place] = row
+    elif entry.method == "PATCH":
+        raise _at(entry, NotFound(f"no {entry.type} meets the condition"))
+    else:
+        plan_.ids[entry.place] = str(uuid.uuid4())
+    return row is not None
+
+
+def _link(node: Node, plan_: _Plan) -> None:
     """Every entry's resource with its links resolved, validated. Raises Invalid naming the places."""
     targets = plan.link_targets(plan_.entries, plan_.ids)
+    # What a patch leaves alone was stored: there a relative reference means this server's own.
+    named = {link: target for link, target in targets.items() if ":" in link}
     issues: list[Issue] = []
     for entry in plan_.entries:
         if entry.resource is None:
             continue
-        resource = copy(entry.resource)
         at = f"{entry.expression}.resource"
         try:
-            plan.rewrite_links(resource, targets, at)
-            for path, reference, type_, text in plan.conditional_references(resource, at):
-                row = plan_.one(node, node.database.reader, type_, text, path)
-                if row is None:
-                    raise Unprocessable(f"the conditional reference to {type_} has no match", code="not-found",
-                                        expression=path)
-                reference["reference"] = f"{type_}/{row.id}"
+            if entry.method == "PATCH":
+                plan_.patches[entry.place] = Patch(entry_patch(entry.resource, entry.expression),
+                                                   partial(_resolve, node, plan_, targets=named, at=at))
+                continue
+            resource = plan_.resources[entry.place] = copy(entry.resource)
+            _resolve(node, plan_, resource, targets, at)
             write.validated(node, resource, entry.type, entry.expression)
         except (Invalid, Unprocessable) as error:
             issues.extend(error.issues)
-        plan_.resources[entry.place] = resource
-        if len(plan_.resources) % 16 == 0:
-            await asyncio.sleep(0)
     if issues:
         raise Invalid(issues)
+
+
+def _resolve(node: Node, plan_: _Plan, resource: Resource, targets: Mapping[str, str], at: str) -> None:
+    """Links to entries and conditional references become ids, in place. Raises Unprocessable, PreconditionFailed."""
+    plan.rewrite_links(resource, targets, at)
+    for path, reference, type_, text in plan.conditional_references(resource, at):
+        row = plan_.conditions.one(node, node.database.reader, type_, text, path)
+        if row is None:
+            raise Unprocessable(f"the conditional reference to {type_} has no match", code="not-found", expression=path)
+        reference["reference"] = f"{type_}/{row.id}"
 
 
 class _EntryRefused(Exception):  # control flow, as Refused
@@ -232,7 +223,7 @@ class _EntryRefused(Exception):  # control flow, as Refused
         self.refused = refused
 
 
-def _carry_out(node: Node, plan_: _Plan, also: Hook | None) -> dict[int, Written | None]:
+def _carry_out(node: Node, plan_: _Plan, links: Links, also: Hook | None) -> dict[int, Written | None]:
     """Decide, seal and commit everything in one transaction; runs in a thread."""
     connection = node.database.reader
     drafts = {place: write.draft(node, plan_.caller, resource, plan_.ids[place])
@@ -244,19 +235,19 @@ def _carry_out(node: Node, plan_: _Plan, also: Hook | None) -> dict[int, Written
         if entry.method in ("GET", "HEAD"):
             continue
         try:
-            found = _prepared(node, plan_, connection, entry, drafts)
+            found = _prepared(node, plan_, connection, entry, drafts, links)
         except Refused as refused:
             raise _EntryRefused(entry, refused) from None
         except GatewayError as error:
             raise _at(entry, error) from error
-        if isinstance(found, Prepared):
-            prepared.append(found)
-        done[entry.place] = found.written if isinstance(found, Prepared) else found
+        if isinstance(found, Written):
+            done[entry.place] = found
+        else:
+            prepared += found
+            done[entry.place] = found[-1].written
 
     def work(tx: apsw.Connection) -> None:
-        still(tx, plan_.caller)
-        plan_.check_conditions(node, tx)
-        audit.append(tx, tuple(plan_.told))
+        plan_.conditions.commit(node, tx)
         for one in prepared:
             write.commit_prepared(tx, one)
         if also is not None:
@@ -267,19 +258,32 @@ def _carry_out(node: Node, plan_: _Plan, also: Hook | None) -> dict[int, Written
 
 
 def _prepared(node: Node, plan_: _Plan, connection: apsw.Connection, entry: BundleEntry,
-              drafts: dict[int, Draft]) -> Prepared | Written:
-    id_ = plan_.ids[entry.place]
+              drafts: dict[int, Draft], links: Links) -> list[Prepared] | Written:
     existing = plan_.existing.get(entry.place)
     if existing is not None:
         return Written(existing.type, existing.id, existing.vid, existing.updated_ms, b"", False, False)
-    if entry.method == "POST":
-        return write.prepare_create(node, plan_.caller, connection, drafts[entry.place], id_)
-    row = journal.current(connection, entry.type, id_)
     expected = write.expected_versions(entry.if_match)
+    if entry.place in plan_.several:
+        rows = plan_.several[entry.place]
+        if not rows:
+            return [conditional.nothing_found(node, plan_.caller, entry.type, entry.query, "d", "delete")]
+        return [write.prepare_delete(node, plan_.caller, connection, entry.type, row.id,
+                                     journal.current(connection, entry.type, row.id), expected, links=links)
+                for row in rows]
+    id_ = plan_.ids[entry.place]
+    if entry.place in plan_.absent:
+        return [conditional.prepare_absent(node, plan_.caller, connection, plan_.resources[entry.place], id_, expected,
+                                           links=links)]
+    if entry.method == "POST":
+        return [write.prepare_create(node, plan_.caller, connection, drafts[entry.place], id_, links=links)]
+    if entry.method == "PATCH":
+        return [patching.prepare(node, plan_.caller, connection, entry.type, id_, plan_.patches[entry.place], expected,
+                                 links=links)]
+    row = journal.current(connection, entry.type, id_)
     if entry.method == "DELETE":
-        return write.prepare_delete(node, plan_.caller, connection, entry.type, id_, row, expected)
-    return write.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected,
-                                only_new=entry.if_none_match is not None)
+        return [write.prepare_delete(node, plan_.caller, connection, entry.type, id_, row, expected, links=links)]
+    return [write.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected,
+                                 only_new=entry.if_none_match is not None, links=links)]
 
 
 def _at(entry: BundleEntry, error: BaseException) -> GatewayError:
@@ -299,14 +303,14 @@ def _place(entry: BundleEntry, expression: str | None) -> str:
     return f"{entry.expression}.resource{dot}{tail}" if head == entry.type else entry.expression
 
 
-def _written(node: Node, written: Written | None) -> bytes:
+def _written(node: Node, written: Written | None) -> Answer:
     if written is None:
-        return _answered(Answer(204))
+        return Answer(204)
     if not written.stored and written.changed:
-        return _answered(Answer(204, headers={"ETag": f'W/"{written.vid}"'}))
+        return Answer(204, headers={"ETag": f'W/"{written.vid}"'})
     location = f"{node.settings.base_url}/{written.type}/{written.id}/_history/{written.vid}"
-    return _answered(version_answer(201 if written.created else 200, b"", written.vid, written.updated_ms,
-                                    location=location))
+    return version_answer(201 if written.created else 200, written.stored, written.vid, written.updated_ms,
+                          location=location)
 
 
 def _answered(answer: Answer) -> bytes:
@@ -318,7 +322,7 @@ def _answered(answer: Answer) -> bytes:
     if answer.instant is not None:
         response["lastModified"] = answer.instant
     entry: dict[str, object] = {"response": response}
-    if answer.body and answer.status < 300:
+    if answer.body and answer.status < 300 and not answer.is_outcome:
         entry = {"resource": orjson.Fragment(answer.body), **entry}
     elif answer.body:
         response["outcome"] = orjson.Fragment(answer.body)

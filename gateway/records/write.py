@@ -31,8 +31,10 @@ from gateway.errors import (
 )
 from gateway.fhir.home import home_patients
 from gateway.fhir.resource import Resource, canonical, parse, reference_target, references, stamp
+from gateway.records import references as integrity
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Hook, Node, still
+from gateway.records.references import Links, Target
 from gateway.records.versions import Draft
 from gateway.store import journal
 from gateway.store.journal import NewVersion, VersionRow
@@ -57,13 +59,15 @@ class Written:
 class Prepared:
     """A write ready for its commit; ``hook`` is what its type wants done in the same transaction.
 
-    ``new`` None: nothing to store, ``rows`` alone. ``written`` None: as if there had been nothing.
+    ``new`` None: nothing to store, ``rows`` alone. ``written`` None: as if there had been nothing. ``targets``: what it
+    refers to, which must still be there.
     """
 
     new: NewVersion | None
     written: Written | None
     rows: tuple[SealedRow, ...]
     hook: Hook | None = None
+    targets: tuple[Target, ...] = ()
 
 
 def expected_versions(header: str | None) -> tuple[int, ...] | None:
@@ -129,15 +133,29 @@ def draft(node: Node, caller: Caller, resource: Resource, id_: str) -> Draft:
     return Draft(resource=resource, access=replace(access, categories=hashed), search=node.extractor.facts(placed))
 
 
-def prepare_create(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str) -> Prepared:
-    """Decide and seal a new resource. Raises Forbidden, Unprocessable (a patient nobody here knows)."""
+def prepare_create(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str, *,
+                   links: Links | None = None) -> Prepared:
+    """Decide and seal a new resource. Raises Refused (not permitted; a reference to what is not known)."""
     time = now_ms()
     decision = node.gate.decide(connection, caller, "c", proposed=made.access,
                                 proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
     if isinstance(decision, Deny):
         raise Refused(decision, made.access, made.resource["resourceType"])
     return _sealed(node, caller, made, id_, 1, time, decision, "create", created=True,
-                   hook=_type_hook(node, caller, None, made, id_))
+                   hook=_type_hook(node, caller, None, made, id_),
+                   targets=_known_targets(node, caller, connection, None, made, links))
+
+
+def _known_targets(node: Node, caller: Caller, connection: apsw.Connection, old: Resource | None, made: Draft,
+                   links: Links | None) -> tuple[Target, ...]:
+    """What a permitted write refers to. Raises Answered naming the references that lead nowhere for the caller."""
+    links = links or Links()
+    found = integrity.added(node, made, old, links)
+    nowhere = integrity.unknown(node, caller, connection, made, found, links) if found else None
+    if nowhere is None:
+        return tuple(found)
+    raise Answered("a reference leads to what is not known", made.access, Unprocessable(nowhere.issues),
+                   others=nowhere.patients)
 
 
 def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str) -> Hook | None:
@@ -146,7 +164,8 @@ def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id
 
 
 def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str,
-                   row: VersionRow | None, expected: tuple[int, ...] | None, *, only_new: bool = False) -> Prepared:
+                   row: VersionRow | None, expected: tuple[int, ...] | None, *, only_new: bool = False,
+                   links: Links | None = None) -> Prepared:
     """Decide and seal the next version of ``row``, or the first (``only_new``: no other). Raises as preconditions say.
 
     SMART: the update scope also covers an update that creates, so existence decides nothing about scopes.
@@ -162,7 +181,8 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
         if isinstance(decision, Deny):
             raise Refused(decision, made.access, type_, placed=f"{type_}/{id_}", absent=absent)
         return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True,
-                       hook=_type_hook(node, caller, None, made, id_))
+                       hook=_type_hook(node, caller, None, made, id_),
+                       targets=_known_targets(node, caller, connection, None, made, links))
     before = node.gate.facts(connection, row)
     stored = None if row.deleted else node.versions.open(connection, row).stored
     old = None if stored is None else parse(stored)
@@ -175,7 +195,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
     if isinstance(decision, Deny):
         raise Refused(decision, before, type_, placed=f"{type_}/{id_}", absent=_absent(node, type_, id_, expected),
                       visible=_visible(node, caller, connection, row, before), others=made.access.home_patients)
-    _require_match(row, expected)
+    require_match(row, expected)
     if only_new and not row.deleted:
         raise PreconditionFailed(f"If-None-Match: {type_}/{id_} exists")
     if old is not None and stored is not None and _content(old) == _content(stamp(made.resource, id_, 0, 0)):
@@ -183,11 +203,12 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                         node.gate.entries(caller, "u", "update", decision, patients=before.home_patients,
                                           what=(f"{type_}/{id_}/_history/{row.vid}",)))
     return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted,
-                   hook=_type_hook(node, caller, old, made, id_), before=before.home_patients)
+                   hook=_type_hook(node, caller, old, made, id_), before=before.home_patients,
+                   targets=_known_targets(node, caller, connection, old, made, links))
 
 
 def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str,
-                   row: VersionRow | None, expected: tuple[int, ...] | None) -> Prepared:
+                   row: VersionRow | None, expected: tuple[int, ...] | None, *, links: Links | None = None) -> Prepared:
     """Decide and seal a deletion; its audit alone when there is nothing (left) to delete. Raises Forbidden.
 
     Deleting what is not there is no error (https://hl7.org/fhir/R4/http.html#delete), and neither is deleting what
@@ -214,18 +235,29 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
     if row.deleted:
         return Prepared(None, None, node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
                                                       what=(f"{place}/_history/{row.vid}",)))
-    _require_match(row, expected)
+    require_match(row, expected)
     rules = node.rules.get(type_)
     if rules is not None:
         rules.check_deletion(node, connection, row)
+    among = links or Links()
+    count = integrity.referrers(node, caller, connection, type_, id_, among)
+    if count:
+        raise Answered("it is referred to", before, Conflict(
+            f"{place} is referred to by {count} resource{'s' if count > 1 else ''}: delete or change them first"))
+
+    def unreferenced(tx: apsw.Connection) -> None:
+        if integrity.referrers(node, caller, tx, type_, id_, among):
+            raise Moved("a reference to what is deleted was written meanwhile")
+
     new = node.versions.seal_deletion(before, vid=row.vid + 1, updated_ms=now_ms(), client=caller.grant.client_id,
                                       user=caller.grant.user)
     entries = node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
                                 what=(f"{type_}/{id_}/_history/{new.vid}",))
-    return Prepared(new, Written(type_, id_, new.vid, new.updated_ms, b"", False, True), entries)
+    return Prepared(new, Written(type_, id_, new.vid, new.updated_ms, b"", False, True), entries, unreferenced)
 
 
-def _require_match(row: VersionRow, expected: tuple[int, ...] | None) -> None:
+def require_match(row: VersionRow, expected: tuple[int, ...] | None) -> None:
+    """Raises PreconditionFailed when the stored version is none of those expected."""
     if expected is not None and (row.vid not in expected if expected else row.deleted):
         raise PreconditionFailed(f"If-Match: {row.type}/{row.id} is at version {row.vid}")
 
@@ -246,14 +278,14 @@ def _visible(node: Node, caller: Caller, connection: apsw.Connection, row: Versi
 
 
 def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: int, decision: Decision, name: str, *,
-            created: bool, hook: Hook | None, before: tuple[str, ...] = ()) -> Prepared:
+            created: bool, hook: Hook | None, targets: tuple[Target, ...], before: tuple[str, ...] = ()) -> Prepared:
     """``before``: the home patients of the version replaced, who are told even when it is no longer theirs."""
     new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=caller.grant.client_id,
                                      user=caller.grant.user)
     entries = node.gate.entries(caller, "c" if created else "u", name, decision,
                                 patients=tuple(dict.fromkeys((*before, *made.access.home_patients))),
                                 what=(f"{new.type}/{id_}/_history/{vid}",))
-    return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook)
+    return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook, targets)
 
 
 def _content(resource: Resource, *beside: str) -> bytes:
@@ -290,8 +322,22 @@ class Refused(Exception):  # control flow: becomes the requester's answer once i
                               for reference in self.facts.home_patients])
 
 
+class Answered(Refused):
+    """A refusal of what was permitted, with an answer of its own: what it tells of a record is audited first."""
+
+    def __init__(self, reason: str, facts: ResourceFacts, told: Exception, *, others: tuple[str, ...] = ()) -> None:
+        super().__init__(Deny("permission", reason), facts, facts.type, others=others,
+                         placed=f"{facts.type}/{facts.id}" if facts.id else None)
+        self._told = told
+
+    def answer(self) -> Exception:
+        """See Refused."""
+        return self._told
+
+
 def commit_prepared(connection: apsw.Connection, prepared: Prepared, hook: Hook | None = None) -> None:
     """Append one prepared write and its audit rows inside the open transaction. Raises Moved."""
+    integrity.require_there(connection, prepared.targets)
     if prepared.new is not None:
         try:
             journal.append(connection, prepared.new)

@@ -17,6 +17,7 @@ from gateway.records.gate import Caller
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 from gateway.web.errors import refusal
+from gateway.web.preferences import as_preferred
 from gateway.web.routes import Route
 
 
@@ -33,7 +34,9 @@ async def process(door: Door, ask: Ask) -> Answer:
         except Exception as error:
             return refusal(error)
 
-    return Answer(200, await transaction.process(door.node, ask.caller, bundle, entry))
+    wanted = ask.preference("return") or "minimal"
+    return Answer(200, await transaction.process(door.node, ask.caller, bundle, entry,
+                                                 shown=lambda answer: as_preferred(answer, wanted)))
 
 
 def _asked(door: Door, outer: Ask, place: int, raw: Any) -> Ask:

@@ -1,4 +1,4 @@
-"""Instance and type interactions: create, read, vread, update, delete, history and search.
+"""Instance and type interactions: create, read, vread, update, patch, delete, history and search.
 
 Owns their headers and conditions. https://hl7.org/fhir/R4/http.html
 """
@@ -6,13 +6,16 @@ Owns their headers and conditions. https://hl7.org/fhir/R4/http.html
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 
 from gateway.errors import Forbidden, Malformed, NotFound
-from gateway.fhir.resource import format_instant
-from gateway.records import audit_events, read, search, transaction, write
+from gateway.fhir.resource import format_instant, parse_json
+from gateway.records import audit_events, conditional, patching, read, search, write
 from gateway.records.answer import Answer, version_answer
+from gateway.records.patching import JSON_PATCH, Patch
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 from gateway.web.routes import Route
@@ -29,7 +32,7 @@ async def create(door: Door, ask: Ask) -> Answer:
     condition = ask.headers.get("if-none-exist")
     if not condition:
         return door.written(await write.create(door.node, ask.caller, ask.type, resource))
-    written = await transaction.create_unless(door.node, ask.caller, ask.type, resource, condition.lstrip("?"))
+    written = await conditional.create(door.node, ask.caller, ask.type, resource, condition.lstrip("?"))
     if not written.changed:
         try:
             found = await read.read(door.node, ask.caller.again(), ask.type, written.id, written.vid)
@@ -40,19 +43,52 @@ async def create(door: Door, ask: Ask) -> Answer:
 
 
 async def update(door: Door, ask: Ask) -> Answer:
-    """PUT to an id."""
+    """PUT to an id, or to a type with a condition."""
     resource = await ask.resource()
-    if ask.headers.get("if-none-match") not in (None, "*"):
+    if_match, if_none_match = ask.headers.get("if-match"), ask.headers.get("if-none-match")
+    if if_none_match not in (None, "*"):
         raise Malformed("If-None-Match on an update is *", code="value", expression="http.If-None-Match")
-    return door.written(await write.update(
-        door.node, ask.caller, ask.type, ask.id, resource, if_match=ask.headers.get("if-match"),
-        if_none_match=ask.headers.get("if-none-match")))
+    if len(ask.parts) > 1:
+        return door.written(await write.update(door.node, ask.caller, ask.type, ask.id, resource, if_match=if_match,
+                                               if_none_match=if_none_match))
+    return door.written(await conditional.update(door.node, ask.caller, ask.type, resource, _condition(ask),
+                                                 if_match=if_match, if_none_match=if_none_match))
+
+
+def _condition(ask: Ask) -> str:
+    """The search a write at a type rests on."""
+    return urlencode(ask.pairs)
+
+
+async def patch(door: Door, ask: Ask) -> Answer:
+    """PATCH of an id, or of the one match of a condition."""
+    change = Patch(await _patch_document(ask))
+    if_match = ask.headers.get("if-match")
+    if len(ask.parts) > 1:
+        return door.written(await patching.patch(door.node, ask.caller, ask.type, ask.id, change, if_match=if_match))
+    return door.written(await conditional.patch(door.node, ask.caller, ask.type, change, _condition(ask),
+                                                if_match=if_match))
+
+
+async def _patch_document(ask: Ask) -> Any:  # a JSON value: a list is a JSON Patch, an object a Parameters
+    if ask.given is not None:
+        return patching.entry_patch(ask.given, "Bundle.entry")
+    if ask.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_PATCH:
+        return await ask.resource()
+    document = parse_json(await ask.read_body())
+    if type(document) is not list:
+        raise Malformed("a JSON Patch is a list of operations", code="structure", expression="patch")
+    return document
 
 
 async def delete(door: Door, ask: Ask) -> Answer:
-    """DELETE of an id."""
-    written = await write.delete(door.node, ask.caller, ask.type, ask.id, if_match=ask.headers.get("if-match"))
-    return Answer(204, headers={"ETag": f'W/"{written.vid}"'} if written else {})
+    """DELETE of an id, or of what meets a condition."""
+    if_match = ask.headers.get("if-match")
+    if len(ask.parts) > 1:
+        written = await write.delete(door.node, ask.caller, ask.type, ask.id, if_match=if_match)
+        return Answer(204, headers={"ETag": f'W/"{written.vid}"'} if written else {})
+    gone = await conditional.delete(door.node, ask.caller, ask.type, _condition(ask), if_match=if_match)
+    return Answer(204, headers={"ETag": f'W/"{gone[0].vid}"'} if len(gone) == 1 else {})
 
 
 async def read_version(door: Door, ask: Ask) -> Answer:
@@ -61,11 +97,7 @@ async def read_version(door: Door, ask: Ask) -> Answer:
     if ask.type == "AuditEvent" and audit_events.is_ours(ask.id):
         return Answer(200, await audit_events.read(door.node, ask.caller, ask.id, vid), {"ETag": 'W/"1"'})
     reading = await read.read(door.node, ask.caller, ask.type, ask.id, vid)
-    answer = version_answer(200, reading.stored, reading.row.vid, reading.row.updated_ms)
-    known = ask.headers.get("if-none-match")
-    if known and (known.strip() == "*" or answer.headers["ETag"] in [part.strip() for part in known.split(",")]):
-        return replace(answer, status=304, body=b"")
-    return answer
+    return version_answer(200, reading.stored, reading.row.vid, reading.row.updated_ms)
 
 
 def version_id(ask: Ask) -> int:
@@ -118,7 +150,11 @@ ROUTES = (
     Route(method="POST", shape="T", name="create", handler=create, kind="write"),
     Route(method="GET", shape="T/I", name="read", handler=read_version),
     Route(method="PUT", shape="T/I", name="update", handler=update, kind="write"),
+    Route(method="PATCH", shape="T/I", name="patch", handler=patch, kind="write"),
     Route(method="DELETE", shape="T/I", name="delete", handler=delete, kind="write"),
+    Route(method="PUT", shape="T", name="update", handler=update, kind="write"),
+    Route(method="PATCH", shape="T", name="patch", handler=patch, kind="write"),
+    Route(method="DELETE", shape="T", name="delete", handler=delete, kind="write"),
     Route(method="GET", shape="T/I/_history", name="history-instance", handler=history),
     Route(method="GET", shape="T/I/_history/V", name="vread", handler=read_version),
 )

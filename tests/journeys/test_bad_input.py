@@ -147,7 +147,7 @@ def test_a_url_that_names_nothing_is_refused(hospital: Hospital, path: str) -> N
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(("method", "path"), [
-    ("PUT", "Patient"), ("DELETE", "Patient"), ("PATCH", "Patient/1"), ("POST", "Patient/1"), ("GET", ""),
+    ("PATCH", ""), ("DELETE", "Patient/_history"), ("POST", "Patient/1"), ("GET", ""),
     ("PUT", ""), ("PUT", "Patient/1/_history"), ("DELETE", "Patient/1/_history/1"), ("POST", "metadata"),
     ("GET", "Consent/1/$sign"), ("GET", "Patient/_search"), ("TRACE", "Patient/1")])
 def test_an_interaction_not_offered_is_405(hospital: Hospital, method: str, path: str) -> None:
@@ -288,7 +288,7 @@ def entry(method: str, url: str, resource: Any = None, **request: Any) -> dict[s
     ([entry("PUT", "Patient/1", {"resourceType": "Patient", "id": "2"})], "Bundle.entry[1].resource.id"),
     ([entry("PUT", "Patient/1/_history/2", {"resourceType": "Patient", "id": "1"})], "Bundle.entry[1].request.url"),
     ([entry("PUT", "Patient/a_b", {"resourceType": "Patient", "id": "a_b"})], "Bundle.entry[1].request.url"),
-    ([entry("PATCH", "Patient/1", {"resourceType": "Binary", "contentType": "a"})], "Bundle.entry[1].request.method"),
+    ([entry("PATCH", "Patient/1", {"resourceType": "Binary", "contentType": "a"})], "Bundle.entry[1].resource"),
     ([entry("POST", "Patient", {"resourceType": "Patient", "birthDate": "2024-02-30"})],
      "Bundle.entry[1].resource.birthDate"),
     ([entry("POST", "Patient", {"resourceType": "Patient", "shoe": SECRET})], "Bundle.entry[1].resource.shoe"),
@@ -332,7 +332,7 @@ def test_what_is_no_bundle_to_carry_out_is_refused(hospital: Hospital, bundle: A
 def test_each_bad_entry_of_a_batch_is_refused_in_its_place(hospital: Hospital) -> None:
     entries = [entry("POST", "Patient", {"resourceType": "Patient", "shoe": SECRET}), entry("GET", "Patient/nobody"),
                entry("GET", "Patient?shoe=9"), entry("PUT", "Patient/1"), entry("GET", "Zzyzx/1"),
-               entry("DELETE", "Patient?name=x"), entry("GET", "Patient/1/$everything")]
+               entry("DELETE", "Patient?shoe=9"), entry("PATCH", "Patient/1", {"resourceType": "Patient"})]
     bundle = hospital.feed.post("", {"resourceType": "Bundle", "type": "batch", "entry": entries}).json()
     assert len(bundle["entry"]) == len(entries)
     for one in bundle["entry"]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.records import search, transaction, write
+from gateway.records import conditional, search, write
 from tests.journeys.hospital import Hospital, observation, places
 from tests.running import REPOSITORY
 
@@ -131,7 +131,7 @@ def test_a_condition_many_entries_name_is_asked_once(hospital: Hospital, monkeyp
         asked.append(query.type)
         return search.matching(node, caller, connection, query, limit=limit)
 
-    monkeypatch.setattr(transaction, "matching", counted)
+    monkeypatch.setattr(conditional, "matching", counted)
     answer = hospital.feed.post("", bundle(*(entry("POST", "Observation", measured("Patient?identifier=urn:cond|many"))
                                              for _ in range(20))))
     assert answer.status_code == 200, answer.text
