@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.web import everything, meta, observation_operations
+from gateway.web import everything, meta, observation_operations, patient_operations
 
-ROUTES = (*everything.ROUTES, *observation_operations.ROUTES, *meta.ROUTES)
+ROUTES = (*everything.ROUTES, *observation_operations.ROUTES, *meta.ROUTES, *patient_operations.ROUTES)
