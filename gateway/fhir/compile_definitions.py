@@ -25,6 +25,8 @@ _SYSTEM = "http://hl7.org/fhirpath/System."
 _NATIVE = frozenset({"ele-1"})
 """ele-1 sits on all 7,675 elements and is a matter of JSON shape: the structure checks hold it."""
 _PROFILE_CONSTRAINTS = frozenset({"SimpleQuantity"})
+_PROFILE_KEYS = ("url", "version", "type", "derivation", "baseDefinition", "context")
+_ELEMENT_KEYS = frozenset({"id", "path", "sliceName", "slicing", "min", "max", "type", "binding", "constraint"})
 _COMPARTMENTS = ("device", "encounter", "patient", "practitioner", "relatedperson")
 
 Json = dict[str, Any]
@@ -53,9 +55,11 @@ def tables(source: Path) -> dict[str, bytes]:
                         for entry in _entries(source / f"{file}.json.gz"))
     value_sets = {url: expander.expand(url) for url in sorted(_bound_value_sets(types))}
     parameters = _search_parameters(list(_entries(source / "search-parameters.json.gz")), types)
+    profiles = [*_entries(source / "profiles-others.json.gz"), *_entries(source / "extension-definitions.json.gz")]
     return {
         "types.json.gz": _pack(types),
         "value_sets.json.gz": _pack(value_sets),
+        "profiles.json.gz": _pack({definition["url"]: compact_profile(definition) for definition in profiles}),
         "search_parameters.json.gz": _pack(parameters),
         "compartments.json.gz": _pack(_compartments(source / "compartments")),
     }
@@ -163,6 +167,24 @@ def _bound_value_sets(types: Json) -> set[str]:
                 if "maximum" in binding:
                     urls.add(binding["maximum"])
     return urls
+
+
+def compact_profile(definition: Json) -> Json:
+    """A constraint StructureDefinition with what judging by it needs: its differential, without the prose."""
+    row = {key: definition[key] for key in _PROFILE_KEYS if key in definition}
+    row["differential"] = {"element": [_profile_element(element) for element in definition["differential"]["element"]]}
+    return row
+
+
+def _profile_element(element: Json) -> Json:
+    row = {key: value for key, value in element.items()
+           if key in _ELEMENT_KEYS or key.startswith(("fixed", "pattern"))}
+    if "binding" in row:
+        row["binding"] = {key: row["binding"][key] for key in ("strength", "valueSet") if key in row["binding"]}
+    if "constraint" in row:
+        row["constraint"] = [{key: one[key] for key in ("key", "severity", "human", "expression") if key in one}
+                             for one in row["constraint"]]
+    return row
 
 
 def _search_parameters(rows: list[Json], types: Json) -> Json:

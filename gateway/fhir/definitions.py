@@ -174,10 +174,10 @@ class Definitions:
         """Read the tables of ``folder`` (default: the packaged ``mappings/fhir``). Raises Misconfigured."""
         folder = folder or mappings_folder() / "fhir"
         try:
-            types = _table(folder / "types.json.gz")
-            value_sets = _table(folder / "value_sets.json.gz")
-            parameters = _table(folder / "search_parameters.json.gz")
-            compartments = _table(folder / "compartments.json.gz")
+            types = read_table(folder / "types.json.gz")
+            value_sets = read_table(folder / "value_sets.json.gz")
+            parameters = read_table(folder / "search_parameters.json.gz")
+            compartments = read_table(folder / "compartments.json.gz")
             homes = tomllib.loads((folder / "home_patients.toml").read_text("utf-8"))["home"]
         except (OSError, ValueError, KeyError) as error:
             raise Misconfigured(f"the FHIR tables in {folder} cannot be read: {error}") from error
@@ -252,7 +252,8 @@ class Definitions:
         return tuple(self._compartments)
 
 
-def _table(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """One gzipped JSON table of ``mappings/fhir``. Raises OSError, ValueError."""
     table: dict[str, Any] = orjson.loads(gzip.decompress(path.read_bytes()))
     return table
 

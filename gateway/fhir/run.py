@@ -15,11 +15,16 @@ MAX_ISSUES = 200
 
 
 class Run:
-    """``resource`` is %resource, ``root`` %rootResource; ``contained`` maps ids to types within the root."""
+    """``resource`` is %resource, ``root`` %rootResource; ``contained`` maps ids to types within the root.
 
-    __slots__ = ("_context", "contained", "errors", "issues", "model", "resource", "root")
+    ``bundle`` is the Bundle around the root, where there is one. ``thorough``: also what a write is not refused for.
+    """
 
-    def __init__(self, resource: dict[str, Any], model: TypeModel) -> None:
+    __slots__ = ("_context", "bundle", "contained", "errors", "issues", "model", "resource", "root", "thorough")
+
+    def __init__(self, resource: dict[str, Any], model: TypeModel, *, thorough: bool = False) -> None:
+        self.thorough = thorough
+        self.bundle: dict[str, Any] | None = None
         self.issues: list[Issue] = []
         self.errors = 0
         self.model = model
@@ -39,18 +44,26 @@ class Run:
         elif len(self.issues) < MAX_ISSUES:
             self.issues.append(Issue(severity, code, diagnostics, path))
 
+    def add(self, issues: list[Issue]) -> None:
+        """Issues found elsewhere."""
+        for issue in issues:
+            self.errors += issue.severity == "error"
+            if len(self.issues) < MAX_ISSUES:
+                self.issues.append(issue)
+
     def enter(self, resource: dict[str, Any], *, own_root: bool) -> tuple[Any, ...]:
         """Make ``resource`` the %resource (and %rootResource); give what ``leave`` needs to undo it."""
-        before = (self.resource, self.root, self.contained, self._context)
-        self.resource = resource
+        before = (self.resource, self.root, self.contained, self.bundle, self._context)
         if own_root:
+            self.bundle = self.resource if self.resource.get("resourceType") == "Bundle" else None
             self.root = resource
             self.contained = {}
+        self.resource = resource
         self._context = None
         return before
 
     def leave(self, before: tuple[Any, ...]) -> None:
-        self.resource, self.root, self.contained, self._context = before
+        self.resource, self.root, self.contained, self.bundle, self._context = before
 
     def context(self, type_name: str) -> Context:
         """FHIRPath's context for a focus of ``type_name`` in the current resource."""

@@ -73,7 +73,9 @@ def test_hl7s_own_definitions_are_valid() -> None:
     for file in ("profiles-types", "search-parameters", "valuesets", "v2-tables", "extension-definitions"):
         for _, body in bodies_of(SHARED / "fhir-r4-core" / f"{file}.json.gz"):
             for entry in parse(body)["entry"]:
-                if any(i.severity == "error" for i in VALIDATOR.validate(entry["resource"])):
+                # Several claim R4's shareable profiles without what those ask for; what R4 itself asks is meant here.
+                issues = VALIDATOR.validate(entry["resource"])
+                if any(i.severity == "error" and "(profile " not in i.diagnostics for i in issues):
                     wrong.add(entry["resource"]["id"])
     assert wrong <= defects
 
