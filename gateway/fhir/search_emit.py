@@ -9,31 +9,48 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from gateway.fhir.query import DateFact, Facts, HashFact, NumberFact
 from gateway.fhir.search_dates import Range, element_range, ladder_texts
 from gateway.fhir.search_encoding import (
+    PRESENT,
+    below_text,
+    contained_key,
     exact_text,
+    identifier_key,
     normal,
+    of_type_text,
+    phonetic_text,
     prefix_texts,
     reference_text,
     reference_type,
     token_bare,
     token_code,
     token_texts,
+    typed_text,
+    uri_ancestors,
     uri_texts,
+    word_texts,
 )
+from gateway.fhir.search_near import position_cells
 from gateway.fhir.search_paths import Json, Source
 
 _LIMIT = sys.float_info.max
 
 
 class Sheet:
-    """Facts being gathered of one resource; the same hash twice is kept once."""
+    """Facts being gathered of one resource; the same hash twice is kept once.
 
-    __slots__ = ("dates", "hashes", "numbers")
+    ``contained``: (parameter's key, id) of references to resources within this one.
+    """
+
+    __slots__ = ("contained", "dates", "hashes", "names", "numbers", "references")
 
     def __init__(self) -> None:
+        self.references: dict[tuple[str, str], None] = {}
+        self.contained: dict[tuple[str, str], None] = {}
+        self.names: tuple[str, ...] = ()
         self.hashes: dict[tuple[str, str], None] = {}
         self.numbers: dict[tuple[str, float, float, str, str], None] = {}
         self.dates: dict[tuple[str, int, int], None] = {}
@@ -43,7 +60,19 @@ class Sheet:
             tuple([HashFact(*row) for row in self.hashes]),
             tuple([NumberFact(*row) for row in self.numbers]),
             tuple([DateFact(*row) for row in self.dates]),
+            tuple([HashFact(*row) for row in self.references]),
+            self.names,
         )
+
+    def absorb(self, key: str, type_name: str, inner: Sheet) -> None:
+        """Take over the facts of a contained ``type_name`` that the reference parameter ``key`` leads to."""
+        self.hashes[contained_key(key, type_name), ""] = None
+        for own, text in inner.hashes:
+            self.hashes[contained_key(key, own), text] = None
+        for own, low, high, unit, code in inner.numbers:
+            self.numbers[contained_key(key, own), low, high, unit, code] = None
+        for own, low_ms, high_ms in inner.dates:
+            self.dates[contained_key(key, own), low_ms, high_ms] = None
 
 
 Texts = Callable[[Json], Iterable[str]]
@@ -78,6 +107,45 @@ def identifier(value: Json) -> Iterable[str]:
     return token_texts(_text(value, "system"), _text(value, "value")) if type(value) is dict else ()
 
 
+def typed_identifier(value: Json) -> Iterable[str]:
+    """An Identifier, also by its type."""
+    texts = identifier(value)
+    kind = value.get("type") if type(value) is dict else None
+    codings = kind.get("coding") if type(kind) is dict else None
+    number = _text(value, "value") if codings else None
+    if number is None or type(codings) is not list:
+        return texts
+    return [*texts, *(of_type_text(_text(one, "system") or "", code, number) for one in codings
+                      if type(one) is dict and (code := _text(one, "code")))]
+
+
+def described(texts: Texts, *places: tuple[str, ...]) -> Texts:
+    """``texts``, and the words by which a person knows the value, for ``:text``."""
+    def found(value: Json) -> Iterable[str]:
+        result = list(texts(value))
+        words: set[str] = set()
+        for place in places:
+            words |= _words(value, place)
+        return result + list(words) if words else result
+
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(word_texts(text))
+
+
+def _words(value: Json, place: tuple[str, ...]) -> frozenset[str]:
+    for number, name in enumerate(place):
+        if type(value) is list:
+            return frozenset().union(*(_words(one, place[number:]) for one in value))
+        if type(value) is not dict:
+            return frozenset()
+        value = value.get(name)
+    return _words_of(value) if type(value) is str else frozenset()
+
+
 def contact_point(value: Json) -> Iterable[str]:
     """A ContactPoint's value; R4 allows no system here."""
     text = value.get("value") if type(value) is dict else None
@@ -97,9 +165,9 @@ def bare_token(value: Json) -> Iterable[str]:
 
 
 _TOKENS: dict[str, Texts] = {
-    "CodeableConcept": codeable_concept,
-    "Coding": coding,
-    "Identifier": identifier,
+    "CodeableConcept": described(codeable_concept, ("text",), ("coding", "display")),
+    "Coding": described(coding, ("display",)),
+    "Identifier": described(typed_identifier, ("type", "text")),
     "ContactPoint": contact_point,
 }
 
@@ -188,9 +256,68 @@ def reference_emitter(only: str | None, own_bases: frozenset[str]) -> Texts:
     return texts
 
 
+def reference_writer(key: str, narrowed: frozenset[str], texts: Texts) -> Callable[[Json, Sheet], None]:
+    """All that is kept of a reference: what it leads to, its identifier, its display, that it is there.
+
+    ``narrowed``: types for which other parameters ask.
+    """
+    shown = described(lambda _: (), ("display",))
+    identifiers = identifier_key(key)
+
+    def write(value: Json, sheet: Sheet) -> None:
+        if value is None:
+            return
+        hashes = sheet.hashes
+        hashes[key, PRESENT] = None
+        kind = None
+        for text in texts(value):
+            hashes[key, text] = None
+            sheet.references[key, text] = None
+            kind = reference_type(text)
+        if type(value) is dict:
+            if "display" in value:
+                hashes.update(dict.fromkeys([(key, word) for word in shown(value)]))
+            literal = value.get("reference")
+            if type(literal) is str and literal[:1] == "#":
+                sheet.contained[key, literal[1:]] = None
+            kind = kind or _text(value, "type")
+            if "identifier" in value:
+                for text in identifier(value["identifier"]):
+                    hashes[identifiers, text] = None
+                    if kind is not None and kind in narrowed:
+                        hashes[identifiers, typed_text(kind, text)] = None
+        if kind is not None and kind in narrowed:
+            hashes[key, PRESENT + kind] = None
+
+    return write
+
+
 def uri(value: Json) -> Iterable[str]:
-    """A uri as it stands; a canonical also without its version."""
+    """A uri as it stands, a canonical also without its version, and what it lies under."""
+    if type(value) is not str:
+        return ()
+    return [*uri_texts(value), *[below_text(one) for one in uri_ancestors(value)]]
+
+
+def plain_uri(value: Json) -> Iterable[str]:
+    """A uri as it stands, within a composite."""
     return uri_texts(value) if type(value) is str else ()
+
+
+def sounds(value: Json) -> Iterable[str]:
+    """Each word of a HumanName or a name as it sounds."""
+    if type(value) is str:
+        return [text for word in normal(value).split(" ") if (text := phonetic_text(word))]
+    if type(value) is not dict:
+        return ()
+    parts = [part for name in _PARTS["HumanName"] for part in (
+        value[name] if type(value.get(name)) is list else [value.get(name)])]
+    return [text for part in parts if type(part) is str for text in sounds(part)]
+
+
+def position(value: Json) -> Iterable[str]:
+    """The cells of a Location's position."""
+    return position_cells(value)
 
 
 def ladder(value: Json) -> Iterable[str]:

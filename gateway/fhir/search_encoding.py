@@ -21,6 +21,11 @@ _BETWEEN = "\x1f"  # never in a uri, nor in a FHIR string (R4 2.24.0.1 allows on
 PART = "\x1e"
 """Between the parts of a composite."""
 
+PRESENT = PART + "?"
+"""The parameter has a value; with a resource type after it, a reference to that type."""
+ABSENT = PART + "!"
+"""A mandatory element has no value: the rare case is the one that is kept."""
+
 _DROPPED = frozenset("'`.\u00b4\u2018\u2019\u02bc")
 """Apostrophes of every kind and the dot: O'Brien is also found as obrien, St. as st."""
 
@@ -108,3 +113,62 @@ def uri_texts(text: str) -> tuple[str, ...]:
     """A uri, and a canonical also without its version."""
     url, bar, _ = text.partition("|")
     return (text, url) if bar else (text,)
+
+
+def word_texts(text: str) -> list[str]:
+    """``:text``: each word of a display, whole."""
+    return [f"{PART}w{word}" for word in normal(text).split(" ") if word]
+
+
+def of_type_text(system: str, code: str, value: str) -> str:
+    """``:of-type``: an identifier with its type."""
+    return f"{PART}o{system}{_BETWEEN}{code.casefold()}{_BETWEEN}{value.casefold()}"
+
+
+def below_text(uri: str) -> str:
+    """``:below``: what lies under a uri, itself included; a slash at its end says nothing more."""
+    return f"{PART}b{uri.rstrip('/')}"
+
+
+def uri_ancestors(uri: str) -> list[str]:
+    """A uri and what it lies under, path segment by segment; a urn stands alone."""
+    url = uri.partition("|")[0].rstrip("/")
+    scheme, slashes, path = url.partition("://")
+    if not slashes:
+        return [url]
+    parts = path.split("/")
+    return [f"{scheme}://{'/'.join(parts[:size])}" for size in range(len(parts), 0, -1)]
+
+
+def identifier_key(key: str) -> str:
+    """Under which the identifiers within a reference parameter's values are kept."""
+    return f"{key}:identifier"
+
+
+def contained_key(key: str, inner: str) -> str:
+    """``inner`` (a parameter's key, a type) of what a reference parameter finds within the resource itself."""
+    return f"{key}#{inner}"
+
+
+def typed_text(type_name: str, text: str) -> str:
+    """A text that counts for one type of target."""
+    return f"{PART}t{type_name}{PART}{text}"
+
+
+def phonetic_text(word: str) -> str | None:
+    """A word as it sounds (American Soundex on its plain letters); None where it has none of them."""
+    letters = [one for one in word if "a" <= one <= "z"]
+    if not letters:
+        return None
+    code, last = letters[0].upper(), _SOUNDS.get(letters[0], "")
+    for one in letters[1:]:
+        sound = _SOUNDS.get(one, "")
+        if sound and sound != last:
+            code += sound
+        if one not in "hw":
+            last = sound
+    return f"{PART}k{code[:4].ljust(4, '0')}"
+
+
+_SOUNDS = {letter: digit for digit, letters in (("1", "bfpv"), ("2", "cgjkqsxz"), ("3", "dt"), ("4", "l"), ("5", "mn"),
+                                                ("6", "r")) for letter in letters}

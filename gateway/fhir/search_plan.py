@@ -4,14 +4,14 @@ Owns which parameters are stored, which are answered by others, and which parts 
 already stored by a parameter of their own; refuses parameters it cannot index, by a reason.
 https://hl7.org/fhir/R4/searchparameter.html
 
-A parameter whose values are exactly those of others (``combo-code``, ``patient`` beside ``subject``,
-``phonetic``) stores nothing: the query asks the others.
+A parameter whose values are exactly those of others (``combo-code``, ``patient`` beside ``subject``) stores nothing:
+the query asks the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from gateway.fhir.definitions import Definitions, SearchParameter, SearchType
@@ -19,6 +19,11 @@ from gateway.fhir.search_paths import Paths, Source
 
 LADDER_CODES = frozenset({"birthdate", "death-date"})
 """Dates that name a person: kept as a ladder of hashes, see ``search_dates.py``."""
+
+PHONETIC = "phonetic"
+NEAR = "near"
+OPENED = frozenset({"_text", "_content"})
+"""Answered by opening what the other criteria leave."""
 
 _HASHED = frozenset({"token", "string", "reference", "uri"})
 _RANGED = frozenset({"quantity", "number", "date"})
@@ -41,6 +46,7 @@ class Plan:
     ``sources`` None: the expression runs as FHIRPath. ``aliases`` are (code, only): the stored parameters
     that answer for this one, and the resource type references are narrowed to. ``also`` are parameters that
     hold parts of this one's values (``family`` for ``name``). ``refused`` says why it cannot be searched.
+    ``mandatory``: its element is always there. ``narrowed``: types to which others narrow its references.
     """
 
     key: str
@@ -52,11 +58,19 @@ class Plan:
     components: tuple[Component, ...] = ()
     ladder: bool = False
     refused: str = ""
+    mandatory: bool = False
+    narrowed: frozenset[str] = frozenset()
 
     @property
     def stored(self) -> bool:
         """Whether this parameter has facts of its own."""
-        return not self.aliases and not self.refused and self.parameter.code not in _BY_VERSION
+        code = self.parameter.code
+        return not self.aliases and not self.refused and code not in _BY_VERSION and code not in OPENED
+
+    @property
+    def canonical(self) -> bool:
+        """Whether its references are by url."""
+        return any(source.type in ("canonical", "uri") for source in self.sources or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +94,30 @@ def _plans(definitions: Definitions, type_name: str) -> dict[str, Plan]:
     plans: dict[str, Plan] = {}
     for code, parameter in parameters.items():
         plans[code] = _first(paths, parameters, type_name, parameter)
-    plans = _with_aliases(plans)
-    return _with_parts(plans)
+    plans = _with_parts(_with_aliases(plans))
+    narrowed = {(code, only) for plan in plans.values() for code, only in plan.aliases if only is not None}
+    for code, plan in plans.items():
+        types = frozenset(only for other, only in narrowed if other == code)
+        plans[code] = replace(plan, narrowed=types, mandatory=_mandatory(definitions, type_name, plan))
+    return plans
+
+
+def _mandatory(definitions: Definitions, type_name: str, plan: Plan) -> bool:
+    """Whether every resource has its element, save where a primitive has no value."""
+    elements = definitions.type(type_name).root.elements
+    for source in plan.sources or ():
+        element = elements.get(source.steps[0].key) if len(source.steps) == 1 else None
+        if element is not None and element.minimum and source.steps[0].match is None and source.only is None:
+            return True
+    return False
 
 
 def _first(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: str,
            parameter: SearchParameter) -> Plan:
     key = f"{type_name}.{parameter.code}"
-    if parameter.type == "special" or not parameter.expression:
+    if parameter.code in OPENED:
+        return Plan(key=key, parameter=parameter)
+    if (parameter.type == "special" and parameter.code != NEAR) or not parameter.expression:
         return Plan(key=key, parameter=parameter, refused=f"{parameter.code} is not supported yet")
     sources = paths.sources(parameter.expression, type_name)
     if parameter.type != "composite":
@@ -139,13 +169,13 @@ def _with_aliases(plans: dict[str, Plan]) -> dict[str, Plan]:
     ranked = sorted(plans.values(), key=lambda plan: (len(_places(plan)), _only(plan) is not None,
                                                       len(plan.parameter.code), plan.parameter.code))
     for plan in ranked:
-        answers = _answers(plan, [one for one in result.values() if one.stored])
-        result[plan.parameter.code] = _replaced(plan, aliases=answers) if answers else plan
+        answers = _answers(plan, [one for one in result.values() if one.stored and one.parameter.code != PHONETIC])
+        result[plan.parameter.code] = replace(plan, aliases=answers) if answers else plan
     return {code: result[code] for code in plans}
 
 
 def _answers(plan: Plan, stored: list[Plan]) -> tuple[tuple[str, str | None], ...]:
-    if plan.refused or not plan.sources or plan.parameter.code in _BY_VERSION:
+    if plan.refused or not plan.sources or plan.parameter.code in _BY_VERSION | {PHONETIC}:
         return ()
     only, wanted = _only(plan), _places(plan)
     if any(source.only != only for source in plan.sources):
@@ -165,26 +195,15 @@ def _shapes(plan: Plan) -> tuple[tuple[SearchType, tuple[Source, ...]], ...]:
     return tuple((one.type, one.sources) for one in plan.components)
 
 
-def _replaced(plan: Plan, *, aliases: tuple[tuple[str, str | None], ...] = (), also: tuple[str, ...] = (),
-              covered: frozenset[str] = frozenset()) -> Plan:
-    return Plan(key=plan.key, parameter=plan.parameter, sources=plan.sources, aliases=aliases, also=also,
-                covered=covered, components=plan.components, ladder=plan.ladder, refused=plan.refused)
-
-
 def _with_parts(plans: dict[str, Plan]) -> dict[str, Plan]:
     """A name or address parameter leaves out the parts that parameters of their own store."""
-    for code, plan in plans.items():
-        if plan.parameter.type != "string" or not plan.sources or not plan.stored or len(plan.sources) != 1:
-            continue
-        [source] = plan.sources
+    strings = {code: (plan, plan.sources[0]) for code, plan in plans.items() if plan.parameter.type == "string"
+               and plan.stored and plan.sources and len(plan.sources) == 1 and code != PHONETIC}
+    for code, (plan, source) in strings.items():
         if source.type not in ("HumanName", "Address"):
             continue
-        parts: dict[str, str] = {}
-        for other in plans.values():
-            if other.parameter.type == "string" and other.stored and other.sources and len(other.sources) == 1:
-                steps = other.sources[0].steps
-                if steps[:-1] == source.steps and steps[-1].match is None:
-                    parts[steps[-1].key] = other.parameter.code
+        parts = {other.steps[-1].key: name for name, (_, other) in strings.items()
+                 if other.steps[:-1] == source.steps and other.steps[-1].match is None}
         if parts:
-            plans[code] = _replaced(plan, also=tuple(parts.values()), covered=frozenset(parts))
+            plans[code] = replace(plan, also=tuple(parts.values()), covered=frozenset(parts))
     return plans

@@ -6,21 +6,34 @@ parameters when strict, bad values and modifiers always. https://hl7.org/fhir/R4
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.errors import BadSearch
-from gateway.fhir.query import Criterion, HashIs, IdIs, Predicate, Query, SortKey, UpdatedIs
+from gateway.fhir.query import (
+    AllOf,
+    AnyOf,
+    Criterion,
+    HashIs,
+    Not,
+    Predicate,
+    Query,
+    ReferredBy,
+    RefersTo,
+    SortKey,
+)
+from gateway.fhir.search_chain import is_link, linked
+from gateway.fhir.search_codes import BoundCodes, Codes
+from gateway.fhir.search_criteria import Criteria
+from gateway.fhir.search_filter import filtered
 from gateway.fhir.search_plan import Plan, Plans
 from gateway.fhir.search_results import ResultsDraft, Unsupported
-from gateway.fhir.search_terms import Terms, split_escaped, unescape
+from gateway.fhir.search_terms import Terms
 
 Parameters = Mapping[str, Plan]
 
 _HANDLED_BEFORE = frozenset({"_format", "_pretty"})
-_VALUES_MAX = 500
-"""Most values after commas in one parameter."""
 _CRITERIA_MAX = 100
 _SORT_MAX = 10
 _PREDICATES_MAX = 5_000
@@ -40,9 +53,12 @@ class _Draft:
 
 
 def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], *, strict: bool,
-                own_bases: Iterable[str], max_count: int, now_ms: int) -> Query:
+                own_bases: Iterable[str], max_count: int, now_ms: int, codes: Codes | None = None,
+                alone: bool = False) -> Query:
     """Read the decoded name/value pairs of a type-level search.
 
+    ``codes`` answers for value sets and hierarchies; without it, only R4's bound value sets are known. ``alone``:
+    only what the facts of one resource tell may be asked, as a granular scope must.
     ``own_bases`` are this server's base URLs; ``now_ms`` is the moment ``ap`` on dates measures from;
     ``_count`` is cut to ``max_count``. Raises BadSearch: with code ``not-supported`` for an unknown parameter
     when ``strict`` (else it is dropped and named in ``ignored``) and for a modifier that is not supported,
@@ -51,6 +67,7 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
     parameters = plans.of(type_name)
     bases = frozenset(base.rstrip("/") for base in own_bases)
     terms = Terms(definitions=plans.definitions, own_bases=bases, now_ms=now_ms)
+    criteria = Criteria(plans=plans, terms=terms, codes=codes or BoundCodes(plans.definitions), alone=alone)
     draft, used = _Draft(ResultsDraft(plans, type_name, max_count)), []
     for name, value in pairs:
         if name in _HANDLED_BEFORE:
@@ -59,7 +76,8 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
             if name.startswith("_") and _control(draft, type_name, parameters, name, value):
                 used.append((name, value))
                 continue
-            draft.criteria.append(_criterion(terms, type_name, parameters, name, value))
+            read = filtered if name == "_filter" else linked if is_link(name) else Criteria.criterion
+            draft.criteria.append(read(criteria, type_name, name, value))
             _check_size(draft.criteria, name)
             used.append((name, value))
         except Unsupported as unknown:
@@ -72,12 +90,27 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
 
 
 def _check_size(criteria: Sequence[Criterion], name: str) -> None:
-    predicates = sum(len(criterion.any_of) for criterion in criteria)
-    ranges = sum(type(one) is not HashIs for criterion in criteria for one in criterion.any_of) \
-        if predicates > _RANGES_MAX else 0
-    if len(criteria) > _CRITERIA_MAX or predicates > _PREDICATES_MAX or ranges > _RANGES_MAX:
+    leaves = [leaf for criterion in criteria for one in criterion.any_of for leaf in _leaves(one)]
+    ranges = sum(type(one) is not HashIs for one in leaves) if len(leaves) > _RANGES_MAX else 0
+    if len(criteria) > _CRITERIA_MAX or len(leaves) > _PREDICATES_MAX or ranges > _RANGES_MAX:
         raise BadSearch("the search asks for too much at once: use fewer parameters or values", code="too-costly",
                         expression=f"http.{name}")
+
+
+def _leaves(predicate: Predicate) -> Iterator[Predicate]:
+    match predicate:
+        case AllOf(parts) | AnyOf(parts):
+            for part in parts:
+                yield from _leaves(part)
+        case Not(part):
+            yield from _leaves(part)
+        case RefersTo(criteria=criteria) | ReferredBy(criteria=criteria):
+            yield predicate
+            for criterion in criteria:
+                for one in criterion.any_of:
+                    yield from _leaves(one)
+        case _:
+            yield predicate
 
 
 def _control(draft: _Draft, type_name: str, parameters: Parameters, name: str, value: str) -> bool:
@@ -111,55 +144,3 @@ def _sort_key(type_name: str, parameters: Parameters, text: str) -> SortKey:
     elif plan.parameter.type in ("number", "quantity"):
         kind = "number"
     return SortKey(plan.key, kind, descending, joined)
-
-
-def _criterion(terms: Terms, type_name: str, parameters: Parameters, name: str, value: str) -> Criterion:
-    code, colon, modifier = name.partition(":")
-    if "." in name or name.startswith("_has"):
-        raise Unsupported(f"{name}: chained parameters are not supported yet")
-    plan = parameters.get(code)
-    if plan is None:
-        raise Unsupported(f"{type_name} has no search parameter {code!r} here")
-    if plan.refused:
-        raise Unsupported(f"{type_name}: {plan.refused}")
-    only, negated, exact = _modifier(terms, plan, name, modifier) if colon else (None, False, False)
-    values = split_escaped(value, ",")
-    if len(values) > _VALUES_MAX:
-        raise BadSearch(f"{name}: more than {_VALUES_MAX} values", code="too-costly", expression=f"http.{name}")
-    predicates: list[Predicate] = []
-    for one in values:
-        if not one:
-            raise BadSearch(f"{name}: a value is missing", code="value", expression=f"http.{name}")
-        predicates += _predicates(terms, parameters, plan, one, name=name, only=only, exact=exact)
-    return Criterion(tuple(dict.fromkeys(predicates)), negated)
-
-
-def _modifier(terms: Terms, plan: Plan, name: str, modifier: str) -> tuple[str | None, bool, bool]:
-    """(resource type, negated, exact). R4: a modifier that is not supported is refused, never dropped."""
-    kind = plan.parameter.type
-    if modifier == "not" and kind == "token":
-        return None, True, False
-    if modifier == "exact" and kind == "string":
-        return None, False, True
-    if kind == "reference" and modifier in terms.definitions.resource_types:
-        return modifier, False, False
-    raise BadSearch(f"{name}: the modifier :{modifier} is not supported on a {kind} parameter here",
-                    code="not-supported", expression=f"http.{name}")
-
-
-def _predicates(terms: Terms, parameters: Parameters, plan: Plan, value: str, *, name: str, only: str | None,
-                exact: bool) -> list[Predicate]:
-    code = plan.parameter.code
-    if code == "_id":
-        return [IdIs(unescape(value))]
-    if code == "_lastUpdated":
-        comparator, (low, high) = terms.date(value, name)
-        return [UpdatedIs(comparator, low, high)]
-    found: list[Predicate] = []
-    for other, narrowed in plan.aliases or ((code, None),):
-        if only is not None and narrowed is not None and only != narrowed:
-            continue
-        stored = parameters[other]
-        for one in (stored, *(parameters[part] for part in stored.also)):
-            found += terms.predicates(one, value, name=name, only=narrowed or only, exact=exact)
-    return found

@@ -113,6 +113,35 @@ class Terms:
         implied = any(self._has(value_set, system, code) for value_set in sets)
         return [token_full(system, code), token_code(code)] if implied else [token_full(system, code)]
 
+    def coded(self, plan: Plan, system: str, code: str) -> list[str]:
+        """Texts of one code, also where a plain ``code`` implies its system."""
+        sets = [source.value_set for source in plan.sources or () if source.type == "code" and source.value_set]
+        implied = any(self._has(value_set, system, code) for value_set in sets)
+        return [token_full(system, code), token_code(code)] if implied else [token_full(system, code)]
+
+    def system_and_code(self, plan: Plan, value: str, name: str) -> tuple[str, str]:
+        """``system|code``; of a plain ``code`` the system may be left out where its binding tells it."""
+        parts = [unescape(part) for part in split_escaped(value, "|")]
+        if len(parts) == 2 and all(parts):
+            return parts[0], parts[1]
+        systems = {system for source in plan.sources or () if source.type == "code" and source.value_set
+                   and (found := self.definitions.value_set(source.value_set)) is not None
+                   for system, codes in found.codes.items() if value in codes}
+        if len(parts) == 1 and len(systems) == 1:
+            return systems.pop(), parts[0]
+        raise BadSearch(f"{name}: system|code is expected", code="value", expression=f"http.{name}")
+
+    @staticmethod
+    def identifier(value: str, name: str) -> list[str]:
+        """Texts of an Identifier: ``value``, ``system|value``, ``|value``, ``system|``."""
+        parts = split_escaped(value, "|")
+        if len(parts) == 1:
+            return [token_code(_some(unescape(value), name))]
+        system, code = unescape(parts[0]), unescape("|".join(parts[1:]))
+        if not system:
+            return [token_bare(_some(code, name))]
+        return [token_full(system, code)] if code else [token_system(system)]
+
     def _has(self, value_set: str, system: str, code: str) -> bool:
         found = self.definitions.value_set(value_set)
         return found is not None and code in found.codes.get(system, ())

@@ -7,6 +7,7 @@ be made of them; refuses resources without a resourceType. https://hl7.org/fhir/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -16,14 +17,26 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.fhirpath import Context, Expression, Node, compile_expression
 from gateway.fhir.query import Facts
 from gateway.fhir.search_emit import Sheet, Texts
-from gateway.fhir.search_encoding import PART
+from gateway.fhir.search_encoding import ABSENT, PART, PRESENT
 from gateway.fhir.search_paths import Json, Source, walker
-from gateway.fhir.search_plan import Component, Plan, Plans
+from gateway.fhir.search_plan import PHONETIC, Component, Plan, Plans
 
 Writer = Callable[[Json, Sheet], None]
 """Puts the facts of one value on the sheet."""
 
+_NOT_A_PART = frozenset(("s", PART))
+"""A system alone, a word of a display: nothing a composite is asked by."""
 _CODED = frozenset({"CodeableConcept", "Coding", "Identifier"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """What is made of a type's resources. ``mandatory``: (element, parameter's key); ``canonical``: it has a url."""
+
+    by_key: Mapping[str, Sequence[Writer]]
+    whole: Sequence[Writer]
+    mandatory: Sequence[tuple[str, str]]
+    canonical: bool
 
 
 class SearchExtractor:
@@ -36,10 +49,16 @@ class SearchExtractor:
     def __init__(self, definitions: Definitions, own_bases: Iterable[str] = ()) -> None:
         self.plans = Plans(definitions)
         self._own_bases = frozenset(base.rstrip("/") for base in own_bases)
-        self._tables: dict[str, tuple[Mapping[str, Sequence[Writer]], Sequence[Writer]]] = {}
+        self._tables: dict[str, _Table] = {}
 
     def facts(self, resource: Mapping[str, Json]) -> Facts:
         """All facts of one resource, a dict as parsed. Raises Invalid where it has no known type."""
+        sheet = self._sheet(resource)
+        if sheet.contained:
+            self._absorb(resource, sheet)
+        return sheet.facts()
+
+    def _sheet(self, resource: Mapping[str, Json]) -> Sheet:
         type_name = resource.get("resourceType")
         table = self._tables.get(type_name) if type(type_name) is str else None
         if table is None:
@@ -47,7 +66,7 @@ class SearchExtractor:
                 raise Invalid("a resource of no known type has no search facts", expression="resourceType")
             table = self._tables[type_name] = self._compile(type_name)
         sheet = Sheet()
-        by_key, whole = table
+        by_key = table.by_key
         for key, value in resource.items():
             writers = by_key.get(key)
             if writers is not None:
@@ -57,14 +76,28 @@ class SearchExtractor:
                             write(one, sheet)
                     else:
                         write(value, sheet)
-        for write in whole:
+        for write in table.whole:
             write(resource, sheet)
-        return sheet.facts()
+        for element, key in table.mandatory:
+            if element not in resource:
+                sheet.hashes[key, ABSENT] = None
+        sheet.names = _names(resource, canonical=table.canonical)
+        return sheet
 
-    def _compile(self, type_name: str) -> tuple[Mapping[str, Sequence[Writer]], Sequence[Writer]]:
+    def _absorb(self, resource: Mapping[str, Json], sheet: Sheet) -> None:
+        """What is contained is found through the references that lead to it (R4 3.1.1.5.8)."""
+        inside = resource.get("contained")
+        known = {one.get("id"): one for one in (inside if type(inside) is list else ()) if type(one) is dict}
+        for key, id_ in sheet.contained:
+            found = known.get(id_)
+            if found is not None and found.get("resourceType") in self.plans.definitions.resource_types:
+                sheet.absorb(key, found["resourceType"], self._sheet(found))
+
+    def _compile(self, type_name: str) -> _Table:
         by_key: dict[str, list[Writer]] = {}
         whole: list[Writer] = []
-        for plan in self.plans.of(type_name).values():
+        plans = self.plans.of(type_name)
+        for plan in plans.values():
             if not plan.stored:
                 continue
             if plan.sources is None:
@@ -82,7 +115,10 @@ class SearchExtractor:
                 if first.match is not None:
                     write = _matching(*first.match, write)
                 by_key.setdefault(first.key, []).append(write)
-        return by_key, whole
+        url = plans.get("url")
+        return _Table(by_key=by_key, whole=whole, canonical=url is not None and url.parameter.type == "uri",
+                      mandatory=[(source.steps[0].key, plan.key) for plan in plans.values()
+                                 if plan.mandatory and plan.stored for source in (plan.sources or ())[:1]])
 
     def _texts(self, kind: str, source: Source, *, mixed: bool = False,
                covered: frozenset[str] = frozenset()) -> Texts:
@@ -92,17 +128,20 @@ class SearchExtractor:
             return emit.string_emitter(source, covered)
         if kind == "reference":
             return emit.reference_emitter(source.only, self._own_bases)
-        return emit.uri
+        return emit.plain_uri
 
     def _writer(self, plan: Plan, source: Source, *, mixed: bool) -> Writer:
         kind, key = plan.parameter.type, plan.key
-        if plan.ladder:
-            return _hashes(key, emit.ladder)
         if kind in ("quantity", "number"):
             return _numbers(key)
-        if kind == "date":
+        if kind == "date" and not plan.ladder:
             return _dates(key)
-        return _hashes(key, self._texts(kind, source, mixed=mixed, covered=plan.covered))
+        if kind == "reference":
+            return emit.reference_writer(key, plan.narrowed, self._texts(kind, source))
+        texts = emit.ladder if plan.ladder else emit.uri if kind == "uri" else emit.position if kind == "special" else (
+            emit.sounds if plan.parameter.code == PHONETIC
+            else self._texts(kind, source, mixed=mixed, covered=plan.covered))
+        return _hashes(key, texts) if plan.mandatory else _present_hashes(key, texts)
 
     def _general(self, plan: Plan) -> Writer:
         """A parameter whose expression is no plain path, run as FHIRPath."""
@@ -126,9 +165,20 @@ class SearchExtractor:
 
         def texts(focus: Json) -> list[str]:
             return [text for walk, make in ways for value in walk(focus) for text in make(value)
-                    if not (token and text[0] == "s")]
+                    if not (token and text[0] in _NOT_A_PART)]
 
         return texts
+
+
+def _names(resource: Mapping[str, Json], *, canonical: bool) -> tuple[str, ...]:
+    """What others may refer to a resource by."""
+    id_ = resource.get("id")
+    own = (f"{resource['resourceType']}/{id_}",) if type(id_) is str else ()
+    url = resource.get("url") if canonical else None
+    if type(url) is not str or not url:
+        return own
+    version = resource.get("version")
+    return (*own, url, f"{url}|{version}") if type(version) is str else (*own, url)
 
 
 def _below(walk: Callable[[Json], list[Json]], write: Writer) -> Writer:
@@ -152,6 +202,18 @@ def _hashes(key: str, texts: Texts) -> Writer:
     def write(value: Json, sheet: Sheet) -> None:
         hashes = sheet.hashes
         if value is not None:
+            for text in texts(value):
+                hashes[key, text] = None
+
+    return write
+
+
+def _present_hashes(key: str, texts: Texts) -> Writer:
+    """``_hashes``, and that there is a value."""
+    def write(value: Json, sheet: Sheet) -> None:
+        hashes = sheet.hashes
+        if value is not None:
+            hashes[key, PRESENT] = None
             for text in texts(value):
                 hashes[key, text] = None
 
@@ -191,6 +253,7 @@ def _resources(key: str, expression: Expression, targets: frozenset[str], resour
         value = node.value if type(node) is Node else None
         if type(value) is dict and node.type in targets and type(value.get("id")) is str:
             sheet.hashes[key, f"{node.type}/{value['id']}"] = None
+            sheet.hashes[key, PRESENT] = None
 
 
 def _hashed_together(key: str, parts: Sequence[Callable[[Json], list[str]]], focus: Json, sheet: Sheet) -> None:
@@ -198,6 +261,7 @@ def _hashed_together(key: str, parts: Sequence[Callable[[Json], list[str]]], foc
         return
     last = parts[-1](focus)
     if last:
+        sheet.hashes[key, PRESENT] = None
         for texts in product(*(part(focus) for part in parts[:-1]), last):
             sheet.hashes[key, PART.join(texts)] = None
 
@@ -210,6 +274,8 @@ def _ranged_together(key: str, parts: Sequence[Callable[[Json], list[str]]],
     if not values:
         return
     keys = [PART.join((key, *texts)) for texts in product(*(part(focus) for part in parts))]
+    if keys:
+        sheet.hashes[key, PRESENT] = None
     for value in values:
         if kind == "date":
             found = emit.dated(value)

@@ -185,7 +185,7 @@ class Gate:
         known = self._criteria.get(key)
         if known is None:
             known = parse_query(self._plans, type_, [(name, value)], strict=True, own_bases=(self._base_url,),
-                                max_count=1, now_ms=now_ms())
+                                max_count=1, now_ms=now_ms(), alone=True)
             if len(self._criteria) < _CACHE_MAX:
                 self._criteria[key] = known
         return known

@@ -13,7 +13,7 @@ from typing import Any
 
 import apsw
 
-from gateway.errors import Forbidden, TooCostly
+from gateway.errors import BadSearch, Forbidden, TooCostly
 from gateway.fhir.query import AllOf, AnyOf, Criterion, Not, OpenedIs, ReferredBy, RefersTo, VersionIs
 from gateway.store.index_paths import Paths
 from gateway.store.index_sql import (
@@ -161,7 +161,7 @@ class Links:
 
     def _link(self, work: _Work, link: RefersTo | ReferredBy) -> HashedIn | Linked:
         if work.sight is None:
-            raise ValueError("a link without the bound of its other end is refused")
+            raise BadSearch("other resources cannot be asked about here", code="not-supported")
         bound = work.bounds.get(link.type)
         if bound is None:
             bound = work.bounds[link.type] = work.sight.bound(link.type)

@@ -161,7 +161,7 @@ class Conditions:
         return tuple(found)
 
     def _any(self, predicates: Sequence[Any], snapshot: int) -> Sql:
-        """All hashes in one subquery, the rest beside it."""
+        """All hashes in one subquery, all ids in one list, the rest beside them."""
         hashes = self.hashes(predicates)
         parts = []
         if len(hashes) == 1:
@@ -169,13 +169,16 @@ class Conditions:
         elif hashes:
             parts.append(Sql(f"EXISTS (SELECT 1 FROM index_hash h WHERE h.hash IN ({marks(hashes)}) "  # noqa: S608
                              "AND h.version=v.seq)", hashes))
-        parts += [self.predicate(one, snapshot) for one in predicates if type(one) not in (HashIs, HashedIn)]
+        ids = [one.id for one in predicates if type(one) is IdIs]
+        if ids:
+            parts.append(Sql(f"v.id IN ({marks(ids)})", tuple(ids)))
+        parts += [self.predicate(one, snapshot) for one in predicates if type(one) not in (HashIs, HashedIn, IdIs)]
         return joined(" OR ", parts)
 
     def predicate(self, predicate: Predicate | HashedIn | Linked, snapshot: int) -> Sql:
         """One predicate as a condition on ``version v``."""
         match predicate:
-            case HashIs() | HashedIn():
+            case HashIs() | HashedIn() | IdIs():
                 return self._any((predicate,), snapshot)
             case NumberIs():
                 range_ = self.number_range(predicate, "n")
@@ -185,8 +188,6 @@ class Conditions:
                 range_ = self.date_range(predicate, "d")
                 return Sql("EXISTS (SELECT 1 FROM index_date d WHERE d.version=v.seq AND d.key=? AND "  # noqa: S608
                            f"{range_.text})", (self.key(predicate.key), *range_.parameters))
-            case IdIs(id_):
-                return Sql("v.id=?", (id_,))
             case UpdatedIs():
                 return compared(predicate.comparator, "v.updated_ms", "(v.updated_ms+1)", predicate.low_ms,
                                 predicate.high_ms)

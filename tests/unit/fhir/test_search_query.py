@@ -137,8 +137,8 @@ def test_sort_count_and_summary_shape_the_result() -> None:
 
 @pytest.mark.parametrize(
     "pair",
-    [("nosuch", "1"), ("subject.name", "x"), ("_has:Provenance:target:agent", "x"), ("_include", "Observation:nosuch"),
-     ("_text", "x"), ("_sort", "nosuch"), ("_revinclude", "Nosuch:subject"), ("_elements", "nosuch")],
+    [("nosuch", "1"), ("subject.nosuch", "x"), ("_has:Provenance:nosuch:agent", "x"), ("_filter", "nosuch eq 1"),
+     ("_include", "Observation:nosuch"), ("_sort", "nosuch"), ("_revinclude", "Nosuch:subject"), ("_elements", "nosuch")],
 )
 def test_an_unknown_parameter_is_named_when_strict_and_dropped_with_a_word_when_lenient(pair: tuple[str, str]) -> None:
     with pytest.raises(BadSearch) as refused:
@@ -158,7 +158,7 @@ def test_an_unknown_parameter_is_named_when_strict_and_dropped_with_a_word_when_
         ("Observation", "date", "gt"), ("Observation", "value-quantity", "abc"),
         ("Observation", "value-quantity", "5|mg"), ("Observation", "value-quantity", "1e9999"),
         ("Observation", "value-quantity", "zz5"), ("Observation", "code", ""), ("Observation", "code", "|"),
-        ("Observation", "code", "a,,b"), ("Observation", "code:in", "x"), ("Observation", "code:missing", "true"),
+        ("Observation", "code", "a,,b"), ("Observation", "code:in", "x"), ("Observation", "code:missing", "maybe"),
         ("Observation", "code:exact", "x"), ("Observation", "subject:Nothing", "1"),
         ("Observation", "code-value-quantity", "8480-6"), ("Observation", "code-value-quantity", "a$b$c"),
         ("Patient", "name", "..."), ("Patient", "name", "x" * 33), ("Patient", "_count", "-1"),
