@@ -33,7 +33,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.search import SearchExtractor
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
-from gateway.records import consents
+from gateway.records import consents, scheduling
 from gateway.records.gate import Caller, Gate
 from gateway.records.node import Node
 from gateway.records.paging import PageLinks
@@ -118,7 +118,7 @@ def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
                   base_url=settings.base_url),
         pages=PageLinks(ring.secret("page-link")),
         domain=Domain(chain_id=deployed.chain_id, contract=deployed.consent_registry),
-        rules={"Consent": consents.RULES},
+        rules={"Consent": consents.RULES, "Appointment": scheduling.RULES},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
                       contract=deployed.record_anchor))
 

@@ -131,8 +131,8 @@ def _feed_writes(request: Request, grant: Grant, table: Policy) -> Admitted | No
     if not is_feed(grant):
         return None
     stored = request.stored
-    if stored is not None and stored.author_client != grant.client_id and (
-            stored.author_user is not None or stored.type in table.patient_owned):
+    if stored is not None and stored.author_client != grant.client_id and stored.type not in table.patient_takes_part \
+            and (stored.author_user is not None or stored.type in table.patient_owned):
         return None
     return Admitted("feed")
 
@@ -153,7 +153,7 @@ def _patients_let_write(request: Request, side: ResourceFacts, grant: Grant, rol
         return found
     # Oneself may change what one wrote, one's own consents, and labels; never what others recorded.
     stored = request.stored
-    if (stored is None or request.only_labels or side.type in table.patient_owned
+    if (stored is None or request.only_labels or side.type in table.patient_owned | table.patient_takes_part
             or stored.author_user in (grant.user, grant.self_patient)):
         return found
     return None

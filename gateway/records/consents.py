@@ -107,11 +107,12 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
     return _ending(node, str(new["id"]))
 
 
-def check_deletion(node: Node, connection: apsw.Connection, row: VersionRow) -> None:
+def check_deletion(node: Node, connection: apsw.Connection, row: VersionRow) -> Hook | None:
     """An active Consent, or one signed to be, is ended, not deleted. Raises Conflict."""
     status = parse(node.versions.open(connection, row).stored).get("status")
     if status == "active" or (status in _OPEN and _is_signed(connection, row.id)):
         raise Conflict("the Consent is signed: make it inactive (or POST $revoke) first")
+    return None
 
 
 def _is_signed(connection: apsw.Connection, consent: str) -> bool:

@@ -43,11 +43,13 @@ class TypeRules:
     """What writing one type must obey beyond R4: a Consent has a life of its own.
 
     ``check_write(node, caller, stored or None, proposed)`` raises what refuses it, or gives the work that belongs
-    into its commit; ``check_deletion(node, connection, row)`` raises what refuses it.
+    into its commit; ``check_deletion(node, connection, row)`` does so for a deletion. ``settle`` gives what is
+    stored in place of what was sent, where one element follows from another; it refuses nothing.
     """
 
     check_write: Callable[[Node, Caller, Resource | None, Resource], Hook | None]
-    check_deletion: Callable[[Node, apsw.Connection, VersionRow], None]
+    check_deletion: Callable[[Node, apsw.Connection, VersionRow], Hook | None]
+    settle: Callable[[Node, Caller, Resource | None, Resource], Resource] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,9 +126,14 @@ def _below(issue: Issue, resource: Resource, expression: str | None) -> Issue:
 
 def draft(node: Node, caller: Caller, resource: Resource, id_: str) -> Draft:
     """Facts for deciding and indexing, of a validated resource that is to live under ``id_``."""
+    return drafted(node, resource, id_, client=caller.grant.client_id, user=caller.grant.user)
+
+
+def drafted(node: Node, resource: Resource, id_: str, *, client: str, user: str | None) -> Draft:
+    """The same for an author by name."""
     placed = {**resource, "id": id_}
     homes = home_patients(placed, node.definitions.home_paths, base=node.settings.base_url)
-    access = facts_of(placed, homes, author_client=caller.grant.client_id, author_user=caller.grant.user)
+    access = facts_of(placed, homes, author_client=client, author_user=user)
     hashed = frozenset(str(node.index.category(token)) for token in access.categories)
     return Draft(resource=resource, access=replace(access, categories=hashed), search=node.extractor.facts(placed))
 
@@ -137,6 +142,7 @@ def prepare_create(node: Node, caller: Caller, connection: apsw.Connection, made
                    links: Links | None = None) -> Prepared:
     """Decide and seal a new resource. Raises Refused (not permitted; a reference to what is not known)."""
     time = now_ms()
+    made = _settled(node, caller, None, made, id_)
     decision = node.gate.decide(connection, caller, "c", proposed=made.access,
                                 proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
     if isinstance(decision, Deny):
@@ -158,6 +164,15 @@ def _known_targets(node: Node, caller: Caller, connection: apsw.Connection, old:
                    others=nowhere.patients)
 
 
+def _settled(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str) -> Draft:
+    """``made`` as the rules of its type complete it."""
+    rules = node.rules.get(made.access.type)
+    if rules is None or rules.settle is None:
+        return made
+    resource = rules.settle(node, caller, old, made.resource)
+    return made if resource is made.resource else draft(node, caller, resource, id_)
+
+
 def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str) -> Hook | None:
     rules = node.rules.get(made.access.type)
     return None if rules is None else rules.check_write(node, caller, old, {**made.resource, "id": id_})
@@ -174,6 +189,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
     time = now_ms()
     if row is None:
         absent = _absent(node, type_, id_, expected)
+        made = _settled(node, caller, None, made, id_)
         decision = node.gate.decide(connection, caller, "u", proposed=made.access,
                                     proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
         if absent is not None and not isinstance(decision, Deny):
@@ -186,6 +202,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
     before = node.gate.facts(connection, row)
     stored = None if row.deleted else node.versions.open(connection, row).stored
     old = None if stored is None else parse(stored)
+    made = _settled(node, caller, old, made, id_)
     decision = node.gate.decide(
         connection, caller, "u", stored=before, proposed=made.access,
         stored_matcher=node.gate.stored_matcher(connection, row.seq),
@@ -236,9 +253,9 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
         return Prepared(None, None, node.gate.entries(caller, "d", "delete", decision, patients=before.home_patients,
                                                       what=(f"{place}/_history/{row.vid}",)))
     require_match(row, expected)
-    rules = node.rules.get(type_)
+    rules, hook = node.rules.get(type_), None
     if rules is not None:
-        rules.check_deletion(node, connection, row)
+        hook = rules.check_deletion(node, connection, row)
     among = links or Links()
     count = integrity.referrers(node, caller, connection, type_, id_, among)
     if count:
@@ -248,6 +265,8 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
     def unreferenced(tx: apsw.Connection) -> None:
         if integrity.referrers(node, caller, tx, type_, id_, among):
             raise Moved("a reference to what is deleted was written meanwhile")
+        if hook is not None:
+            hook(tx)
 
     new = node.versions.seal_deletion(before, vid=row.vid + 1, updated_ms=now_ms(), client=caller.grant.client_id,
                                       user=caller.grant.user)
