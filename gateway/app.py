@@ -22,7 +22,7 @@ import orjson
 
 from gateway import audit
 from gateway.access.typed_data import Domain
-from gateway.audit import Audit, AuditEntry
+from gateway.audit import Audit, AuditEntry, Disclosures
 from gateway.config import Settings, load_settings
 from gateway.crypto.index_hash import IndexHasher
 from gateway.crypto.key_rotation import settle_root_file
@@ -35,11 +35,13 @@ from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
 from gateway.records import consents, scheduling
 from gateway.records.gate import Caller, Gate
+from gateway.records.jobs import Authority
 from gateway.records.node import Node
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.tokens import bearer, sweep
+from gateway.store import jobs
 from gateway.store.blobs import BlobBackend, EmbeddedBlobs
 from gateway.store.index import Index
 from gateway.store.sql import Database, GroupCommit, now_ms
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 LOG = logging.getLogger("gateway")
+_JOIN_S = 10.0
+_JOB_GRANT_MS = 60_000
+"""For how long a job's caller counts once read; each slice of its work reads it anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +116,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
     blobs = open_blobs(settings, database)
     return Node(
         settings=settings, definitions=definitions, validator=Validator(definitions), extractor=extractor, ring=ring,
-        database=database, commits=GroupCommit(database, audit.disclose), index=index,
+        database=database, commits=GroupCommit(database),
+        disclosures=Disclosures(database, settings.spool_dir, ring.secret("audit")), index=index,
         versions=Versions(ring=ring, custodian=deployed.custodian, index=index, blobs=blobs,
                           blob_timeout_s=settings.ipfs_timeout_s),
         gate=Gate(index=index, audit=Audit(ring, deployed.custodian), plans=extractor.plans,
@@ -143,6 +149,17 @@ def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
         return Caller(grant=grant, seq=seq, again=lambda: caller(secret))
 
     return lambda header: caller(bearer(header))
+
+
+def authority(node: Node, smart: Smart) -> Authority:
+    """The caller behind a job: its token looked up anew, by its id."""
+    database, tokens = node.database, smart.tokens
+
+    def caller(token_id: str, *, outlives: bool) -> Caller:
+        grant, seq = tokens.lookup_id(database.reader, token_id, now_ms(), work_ms=_JOB_GRANT_MS if outlives else 0)
+        return Caller(grant=grant, seq=seq, again=lambda: caller(token_id, outlives=outlives))
+
+    return caller
 
 
 def build_app(settings: Settings) -> ASGIApp:
@@ -237,6 +254,21 @@ def run_worker(settings: Settings, descriptor: int) -> None:
     server.run(sockets=[listener])
 
 
+def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: threading.Event) -> None:
+    """Carry out jobs until ``stop``; they need the contracts' addresses, not the chain."""
+    import asyncio
+
+    from gateway.web.asynchronous import runner
+    from gateway.web.fhir import open_door
+
+    while not settings.deployment_path.exists():
+        if stop.wait(0.2):
+            return
+    node = build_node(settings, ring, database)
+    smart = build_smart(settings, ring, database, node.definitions, deployment(settings).custodian)
+    asyncio.run(runner(open_door(node), authority(node, smart)).run(stop))
+
+
 def run_ledger(settings: Settings) -> None:
     """Deploy where needed, then anchor, relay and follow until SIGTERM."""
     from gateway.ledger.connect import connect_chain
@@ -247,22 +279,31 @@ def run_ledger(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     ring = open_ring(settings)
     database = open_database(settings, ring)
+    carrying_out = threading.Thread(target=run_jobs, args=(settings, ring, database, stop), name="jobs", daemon=True)
+    carrying_out.start()
     chain = connect_chain(settings, stop)
     if chain is None:
         return
     node = build_node(settings, ring, database)
 
-    def show_consents() -> None:
-        while not stop.wait(0.15):
+    _every(0.15, stop, "consents", lambda: consents.show_finality(node))
+    _every(0.5, stop, "audit", node.disclosures.settle)
+    run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
+              custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep, jobs.sweep))
+    carrying_out.join(_JOIN_S)
+
+
+def _every(seconds: float, stop: threading.Event, name: str, work: Callable[[], object]) -> None:
+    """Do ``work`` in a thread of its own again and again until ``stop``; a failure is logged and it goes on."""
+    def run() -> None:
+        while not stop.wait(seconds):
             try:
-                consents.show_finality(node)
+                work()
             except Exception:
-                LOG.exception("consents could not be brought up to date")
+                LOG.exception("a background task failed", extra={"task": name})
                 stop.wait(2)
 
-    threading.Thread(target=show_consents, daemon=True, name="consents").start()
-    run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
-              custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep,))
+    threading.Thread(target=run, daemon=True, name=name).start()
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.search import Plans
 
 _CONTROL = (("_count", "number", "Resources on a page; 0 asks for the count alone"),)
+BULK_DATA = "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"
 RELEASED = "2026-11-21"
 
 
@@ -31,21 +32,26 @@ class Offered:
 
 
 def capability_statement(definitions: Definitions, plans: Plans, offered: Sequence[Offered], *, base_url: str,
-                         token_url: str, update_creates: bool) -> dict[str, Any]:
+                         token_url: str, update_creates: bool, conditional_delete: str,
+                         enforced: frozenset[str], cors: bool = False) -> dict[str, Any]:
     """The statement of this server at ``base_url``; ``token_url`` is where clients get tokens.
 
-    ``update_creates``: whether an update to an id never used makes it.
+    ``update_creates``: whether an update to an id never used makes it; ``conditional_delete``: ``single`` or
+    ``multiple``; ``enforced``: the types whose references must lead somewhere; ``cors``: whether pages elsewhere may
+    ask.
     """
     system = [one for one in offered if one.system]
     return {
         "resourceType": "CapabilityStatement", "status": "active", "date": RELEASED, "kind": "instance",
+        "instantiates": [BULK_DATA],
         "software": {"name": "FHIR gateway", "version": "0.1.0"},
         "implementation": {"description": "Sealed, anchored, consent-checked FHIR R4", "url": base_url},
-        "fhirVersion": "4.0.1", "format": ["application/fhir+json", "json"],
+        "fhirVersion": "4.0.1", "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        "patchFormat": ["application/fhir+json", "application/fhir+xml", "application/json-patch+json"],
         "rest": [{
             "mode": "server",
             "security": {
-                "cors": False,
+                "cors": cors,
                 "service": [{"coding": [{
                     "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
                     "code": "SMART-on-FHIR"}]}],
@@ -53,8 +59,10 @@ def capability_statement(definitions: Definitions, plans: Plans, offered: Sequen
                 "extension": [{
                     "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
                     "extension": [{"url": "token", "valueUri": token_url}]}]},
-            "resource": [_resource(plans, name, update_creates, [
-                one for one in offered if not one.system and (one.types is None or name in one.types)])
+            "resource": [_resource(plans, name, [
+                one for one in offered if not one.system and (one.types is None or name in one.types)],
+                updateCreate=update_creates, conditionalDelete=conditional_delete,
+                referencePolicy=["literal", "logical", "local", *(["enforced"] if name in enforced else [])])
                 for name in sorted(definitions.resource_types)],
             "interaction": _interactions(system), **_operations(system),
         }]}
@@ -69,12 +77,13 @@ def _operations(offered: Iterable[Offered]) -> dict[str, list[dict[str, str]]]:
     return {"operation": [{"name": name, "definition": definition} for name, definition in found]} if found else {}
 
 
-def _resource(plans: Plans, name: str, update_creates: bool, offered: Sequence[Offered]) -> dict[str, Any]:
+def _resource(plans: Plans, name: str, offered: Sequence[Offered], **chosen: Any) -> dict[str, Any]:
+    """``chosen``: elements that settings decide."""
     return {
         "type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}",
         "interaction": _interactions(offered),
-        "versioning": "versioned-update", "readHistory": True, "updateCreate": update_creates,
-        "conditionalCreate": True, "conditionalRead": "not-match", "referencePolicy": ["literal", "local"],
+        "versioning": "versioned-update", "readHistory": True, "conditionalCreate": True, "conditionalUpdate": True,
+        "conditionalRead": "full-support", **chosen,
         "searchParam": [*({"name": code, "type": plan.parameter.type, "definition": plan.parameter.url}
                           for code, plan in sorted(plans.of(name).items()) if not plan.refused),
                         *({"name": code, "type": type_, "documentation": text} for code, type_, text in _CONTROL)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
@@ -15,7 +15,8 @@ FHIR_JSON = "application/fhir+json; charset=utf-8"
 class Answer:
     """Status, exact body bytes and headers; ``media_type`` says what the bytes are, where there are any.
 
-    ``updated_ms`` is the Last-Modified of what was read or written.
+    ``stream`` gives the bytes where there are too many to hold; ``updated_ms`` is the Last-Modified of what was read or
+    written; ``is_outcome``: the body only tells how it went.
     """
 
     status: int
@@ -23,6 +24,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = FHIR_JSON
     updated_ms: int | None = None
+    is_outcome: bool = False
+    stream: AsyncIterator[bytes] | None = None
 
     @property
     def last_modified(self) -> str | None:

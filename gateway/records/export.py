@@ -249,7 +249,7 @@ async def manifest(node: Node, caller: Caller, row: JobRow, request: Request, ur
         if row.decision_seq != caller.seq:
             counts = await asyncio.to_thread(_recounted, node, caller, row, parts)
         entries = node.gate.entries(caller, "s", "export", None, what=(f"job/{row.id}",), patients=(), outcome="0")
-        await node.commits.join(Disclosure(caller.seq, entries))
+        await node.disclosures.join(Disclosure(caller.seq, entries))
         shown: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for part in parts:
             count = counts[part.place]
@@ -299,7 +299,7 @@ async def deliver(node: Node, caller: Caller, row: JobRow, place: int, elements:
 
     async def attempt(caller: Caller) -> tuple[Caller, list[VersionRow]]:
         rows, entries = await asyncio.to_thread(_disclosed, node, caller, seqs)
-        await node.commits.join(Disclosure(caller.seq, entries))
+        await node.disclosures.join(Disclosure(caller.seq, entries))
         return caller, rows
 
     decided, rows = await node.decided(caller, attempt)
@@ -315,9 +315,13 @@ def _disclosed(node: Node, caller: Caller, seqs: Sequence[int]) -> tuple[list[Ve
     with node.database.snapshot() as connection:
         rows: list[VersionRow] = []
         groups: dict[tuple[tuple[str, ...], Decision], list[str]] = defaultdict(list)
+        erased: dict[str, bool] = {}
         for row in exported.versions(connection, seqs):
+            patients = node.gate.patients(connection, row)
+            if any(_erased(node, erased, patient) for patient in patients):
+                continue  # its block opens no more, and neither would an audit row about it
             decision = _decision(node, caller, connection, row)
-            groups[node.gate.patients(connection, row), decision].append(f"{row.type}/{row.id}/_history/{row.vid}")
+            groups[patients, decision].append(f"{row.type}/{row.id}/_history/{row.vid}")
             if not isinstance(decision, Deny):
                 rows.append(row)
         entries: list[SealedRow] = []
@@ -326,6 +330,12 @@ def _disclosed(node: Node, caller: Caller, seqs: Sequence[int]) -> tuple[list[Ve
         if not groups:
             entries.extend(node.gate.entries(caller, "r", "export", None, what=(), patients=(), outcome="0"))
     return rows, tuple(entries)
+
+
+def _erased(node: Node, known: dict[str, bool], patient: str) -> bool:
+    if patient not in known:
+        known[patient] = node.ring.is_destroyed(patient.removeprefix("Patient/"))
+    return known[patient]
 
 
 async def _lines(node: Node, caller: Caller, rows: Sequence[VersionRow], elements: Elements | None) -> AsyncIterator[

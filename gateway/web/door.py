@@ -1,17 +1,22 @@
 """What the handlers of the FHIR door share: the node, the table of routes, and carrying one Ask out.
 
-Owns the answer of a write as ``Prefer: return`` wants it. https://hl7.org/fhir/R4/http.html#ops
+Owns what every interaction's answer goes through, in a request or a bundle's entry alike: preferences, conditions of a
+read. https://hl7.org/fhir/R4/http.html#ops
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.records.answer import Answer, version_answer
 from gateway.records.node import Node
 from gateway.records.write import Written
+from gateway.web import asynchronous
 from gateway.web.ask import Ask
+from gateway.web.preferences import as_preferred, unless_known
 from gateway.web.routes import Route, Routes
+
+_READS = frozenset({"read", "vread"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +36,15 @@ class Door:
         return await self.carry_out(self.routes.find(ask.method, ask.parts), ask)
 
     async def carry_out(self, route: Route, ask: Ask) -> Answer:
-        """Carry out a row that was found."""
+        """Carry out a row that was found, or have a job do it where that is preferred."""
+        if "prefer" in ask.headers and asynchronous.wanted(route, ask):
+            return await asynchronous.accept(self, route, ask)
         answer = await route.handler(self, ask)
-        if route.kind == "write" and answer.status in (200, 201) and ask.preference("return") == "minimal":
-            return replace(answer, body=b"")
+        headers = ask.headers
+        if route.kind == "write":
+            return as_preferred(answer, ask.preference("return")) if "prefer" in headers else answer
+        if route.name in _READS and ("if-none-match" in headers or "if-modified-since" in headers):
+            return unless_known(answer, headers)
         return answer
 
     def written(self, written: Written) -> Answer:

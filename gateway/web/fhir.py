@@ -1,38 +1,73 @@
 """The FHIR door: R4 REST over HTTP, as bytes in and bytes out.
 
-Owns the ASGI face, the body's size, who asks, and the request log; refuses with an OperationOutcome. One ASGI callable
-and one table of routes, because routing by path segments is all the hot path needs. https://hl7.org/fhir/R4/http.html
+Owns the ASGI face, the body's size, who asks, the headers of every answer, and the request log; refuses with an
+OperationOutcome. One ASGI callable and one table of routes, because routing by path segments is all the hot path needs.
+What an answer is, is decided before the form it takes: formats, codings and cross-origin headers are added at the end.
+https://hl7.org/fhir/R4/http.html
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import unquote
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import MethodNotAllowed, TooLarge
+from gateway.errors import MethodNotAllowed, NotAcceptable, NotFound, TooLarge
 from gateway.fhir.conformance import Offered, capability_statement
+from gateway.fhir.xml_shapes import Shapes
 from gateway.records.answer import Answer
 from gateway.records.gate import Caller
 from gateway.records.node import Node
-from gateway.web import bundles, clinical, consents, interactions
+from gateway.records.references import checked_types
+from gateway.web import (
+    asynchronous,
+    binary,
+    bulk,
+    bundles,
+    clinical,
+    consents,
+    histories,
+    interactions,
+    searching,
+    terminology,
+    validation,
+)
 from gateway.web.ask import Ask
+from gateway.web.compression import LEAST_BYTES, coding, deflated, inflated
+from gateway.web.cors import Cors, Header
 from gateway.web.door import Door
 from gateway.web.errors import refusal
-from gateway.web.formats import acceptable
+from gateway.web.formats import MEDIA_TYPES, PLAIN, THREAD_BYTES, Form, asks_for_fhir, rendered, wanted
 from gateway.web.metrics import REQUESTS, SECONDS
-from gateway.web.routes import Routes
+from gateway.web.preferences import unless_known
+from gateway.web.routes import Route, Routes
 
 LOG = logging.getLogger("gateway.request")
 Authenticate = Callable[[str | None], Caller]
 """The Caller behind an Authorization header. Raises Unauthenticated."""
 
 
-ROUTES = (*interactions.ROUTES, *bundles.ROUTES, *consents.ROUTES, *clinical.ROUTES)
+ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.ROUTES, *consents.ROUTES,
+          *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES, *terminology.ROUTES)
+
+
+_EVERY: list[Header] = [(b"x-content-type-options", b"nosniff"), (b"vary", b"Accept, Accept-Encoding, Authorization")]
+_NO_STORE: Header = (b"cache-control", b"no-store")
+_VARY_ORIGIN: Header = (b"vary", b"Origin")
+_CODED = frozenset(f"{type_}; charset=utf-8" for type_ in MEDIA_TYPES)
+"""What is worth a coding: a Binary's content may be anything, and ranges count its own bytes."""
+
+
+def open_door(node: Node, capability: bytes = b"") -> Door:
+    """The door without its HTTP face: what a job carries requests out through."""
+    return Door(node, Routes(ROUTES, node.definitions.resource_types), capability)
 
 
 class FhirDoor:
@@ -42,38 +77,72 @@ class FhirDoor:
         self._authenticate = authenticate
         statement = capability_statement(
             node.definitions, node.extractor.plans, _offered(), base_url=node.settings.base_url, token_url=token_url,
-            update_creates=node.settings.update_creates)
-        self._door = Door(node, Routes(ROUTES, node.definitions.resource_types), orjson.dumps(statement))
+            update_creates=node.settings.update_creates, conditional_delete=node.settings.conditional_delete,
+            enforced=checked_types(node.settings, node.definitions), cors=bool(node.settings.cors_origins))
+        body = orjson.dumps(statement)
+        self._door = open_door(node, body)
+        self._shapes = Shapes(node.definitions)
+        self._cors = Cors(node.settings.cors_origins)
+        # Weak, for it stands for all forms and codings of the statement.
+        self._capabilities = Answer(200, body, {"ETag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"',
+                                                "Cache-Control": "no-cache"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        name = "unknown"
+        headers = _headers(scope)
+        name, form = "unknown", PLAIN
         try:
-            name, answer = await self._answer(scope, receive)
+            if scope["method"] == "OPTIONS":
+                name, answer = "options", self._options(scope, headers)
+            else:
+                query = scope["query_string"].decode("latin-1")
+                parts = _parts(scope)
+                native = parts[:1] == ("Binary",) and len(parts) in (2, 4) and not asks_for_fhir(query, headers)
+                lines = len(parts) == 4 and parts[0] == asynchronous.PLACE
+                form = PLAIN if native or lines else wanted(query, headers)
+                name, answer = await self._answer(scope, receive, parts, query, headers)
+                if native and name in ("read", "vread"):
+                    answer = await binary.as_content(answer, headers)
+                elif form is not PLAIN:
+                    answer = await rendered(answer, form, self._shapes)
         except _Disconnected:
             return
         except Exception as error:
-            answer = refusal(error)
-        await _respond(answer, send, head=scope["method"] == "HEAD")
+            answer = await _refused(error, form, self._shapes)
+        extra = _EVERY
+        if self._cors.offered:
+            extra = [*extra, _VARY_ORIGIN, *self._cors.headers(headers.get("origin", ""))]
+        if "accept-encoding" in headers and len(answer.body) >= LEAST_BYTES and answer.media_type in _CODED:
+            answer = await _coded(answer, headers["accept-encoding"])
+        await _respond(answer, send, extra, head=scope["method"] == "HEAD")
         seconds = time.perf_counter() - started
         REQUESTS.labels(name, str(answer.status)).inc()
         SECONDS.labels(name).observe(seconds)
         if LOG.isEnabledFor(logging.INFO):
             LOG.info("request", extra={"interaction": name, "status": answer.status, "us": int(seconds * 1e6)})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[str, Answer]:
+    async def _answer(self, scope: Scope, receive: Receive, parts: tuple[str, ...], query: str,
+                      headers: dict[str, str]) -> tuple[str, Answer]:
         method: str = scope["method"]
-        parts, query, headers = _parts(scope), scope["query_string"].decode("latin-1"), _headers(scope)
-        acceptable(query, headers)
         if parts == ("metadata",):
             if method not in ("GET", "HEAD"):
                 raise MethodNotAllowed("metadata is read with GET")
-            return "capabilities", Answer(200, self._door.capability)
-        ask = Ask(settings=self._door.node.settings, caller=self._authenticate(headers.get("authorization")),
+            return "capabilities", unless_known(self._capabilities, headers)
+        ask = Ask(settings=self._door.node.settings, shapes=self._shapes,
+                  caller=self._authenticate(headers.get("authorization")),
                   method=method, parts=parts, query=query, headers=headers,
                   read_body=lambda: self._body(headers, receive))
         route = self._door.routes.find(method, parts)
-        return route.name, await self._door.carry_out(route, ask)
+        answer = await self._door.carry_out(route, ask)
+        return route.name, _handled(route, ask, answer) if "prefer" in headers else answer
+
+    def _options(self, scope: Scope, headers: Mapping[str, str]) -> Answer:
+        """What a path offers. It asks for no token, and so says nothing of what is stored."""
+        parts = _parts(scope)
+        methods = ("GET", "HEAD") if parts == ("metadata",) else self._door.routes.allowed(parts)
+        if not methods:
+            raise NotFound("nothing is offered here")
+        return self._cors.preflight(headers.get("origin"), methods)
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
         limit = self._door.node.settings.max_body_bytes
@@ -91,7 +160,10 @@ class FhirDoor:
             if size > limit:
                 raise TooLarge(f"a body may hold {limit} bytes", code="too-long")
             chunks.append(chunk)
-        return b"".join(chunks)
+        body = b"".join(chunks)
+        if "content-encoding" in headers:
+            return await asyncio.to_thread(inflated, body, headers["content-encoding"], limit)
+        return body
 
 
 class _Disconnected(Exception):  # control flow: there is nobody left to answer
@@ -118,16 +190,50 @@ def _headers(scope: Scope) -> dict[str, str]:
 def _offered() -> list[Offered]:
     """The table's rows as the CapabilityStatement names them."""
     found = [Offered(name=row.name, types=row.types, system=not row.shape.startswith("T"), definition=row.definition)
-             for row in ROUTES]
+             for row in ROUTES if row.stated]
     return [*found, Offered(name="batch", system=True)]
 
 
-async def _respond(answer: Answer, send: Send, *, head: bool) -> None:
-    headers = [(b"content-length", str(len(answer.body)).encode())] if answer.status not in (204, 304) else []
-    if answer.body:
-        headers.append((b"content-type", answer.media_type.encode()))
+def _handled(route: Route, ask: Ask, answer: Answer) -> Answer:
+    """Says that ``handling`` was obeyed, where it is asked for and means something."""
+    wanted_handling = ask.preference("handling")
+    if wanted_handling not in ("strict", "lenient") or not route.name.startswith(("search", "history")):
+        return answer
+    return replace(answer, headers={**answer.headers, "Preference-Applied": f"handling={wanted_handling}"})
+
+
+async def _refused(error: Exception, form: Form, shapes: Shapes) -> Answer:
+    """A refusal in the form asked for; in JSON where that form is what could not be had."""
+    answer = refusal(error)
+    try:
+        return await rendered(answer, form, shapes)
+    except NotAcceptable:
+        return answer
+
+
+async def _coded(answer: Answer, accept: str) -> Answer:
+    name = coding(accept)
+    if name is None:
+        return answer
+    large = len(answer.body) > THREAD_BYTES
+    body = await asyncio.to_thread(deflated, answer.body, name) if large else deflated(answer.body, name)
+    return replace(answer, body=body, headers={**answer.headers, "Content-Encoding": name})
+
+
+async def _respond(answer: Answer, send: Send, extra: Sequence[Header], *, head: bool) -> None:
+    bodiless = answer.status in (204, 304) or answer.stream is not None
+    headers = [] if bodiless else [(b"content-length", str(len(answer.body)).encode())]
+    if answer.body or answer.stream is not None:
+        headers.append((b"content-type", answer.media_type.encode("latin-1", "replace")))
     if answer.last_modified is not None:
         headers.append((b"last-modified", answer.last_modified.encode()))
     headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
+    headers += extra
+    if "Cache-Control" not in answer.headers:
+        headers.append(_NO_STORE)
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if answer.stream is not None and not head:
+        # What fails from here on breaks the connection off, so that a part is never taken for the whole.
+        async for piece in answer.stream:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b"" if head else answer.body})

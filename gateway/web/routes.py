@@ -31,7 +31,8 @@ class Route:
     """One row: ``name`` is R4's code of the interaction, or the operation's name without ``$``.
 
     ``kind`` "write": the answer obeys ``Prefer: return``; ``types``: for these alone. ``definition`` is the canonical
-    URL of an operation, by which the CapabilityStatement offers it; without one it is an interaction.
+    URL of an operation, by which the CapabilityStatement offers it; without one it is an interaction. ``stated``:
+    whether the statement speaks of it.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Route:
     kind: Kind = "read"
     types: frozenset[str] | None = None
     definition: str | None = None
+    stated: bool = True
 
 
 class Routes:
@@ -89,6 +91,10 @@ class Routes:
             else:
                 shape.append("V" if place == 3 else "?")
         return "/".join(shape)
+
+    def allowed(self, parts: Sequence[str]) -> tuple[str, ...]:
+        """The methods a path offers. Raises as ``shape`` does."""
+        return self._allowed(self.shape(parts), parts[0] if parts else "")
 
     def _allowed(self, shape: str, type_: str) -> tuple[str, ...]:
         methods = {row.method for row in self._methods.get(shape, ()) if row.types is None or type_ in row.types}

@@ -102,6 +102,6 @@ def test_what_the_capability_statement_offers_is_documented(hospital: Hospital) 
     documented = {operation["operationId"] for item in DOCUMENT["paths"].values() for method in METHODS
                   if (operation := item.get(method))}
     assert {{"search-type": "search", "history-instance": "history"}.get(code, code) for code in offered} <= documented
-    operations = {one["name"] for kind in statement["resource"] for one in kind["operation"]}
+    operations = {one["name"] for kind in (*statement["resource"], statement) for one in kind["operation"]}
     paths = {path.rsplit("$", 1)[-1] for path in DOCUMENT["paths"] if "$" in path}
     assert operations == paths
