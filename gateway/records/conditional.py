@@ -246,7 +246,7 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
         except Refused as refused:
             raise await write.audited_refusal(node, caller, refused, interaction, name) from None
         if not made.prepared:
-            await node.commits.join(Disclosure(caller.seq, tuple(made.conditions.told)))
+            await node.disclosures.join(Disclosure(caller.seq, tuple(made.conditions.told)))
         elif len(made.prepared) > 1:
             await asyncio.to_thread(lambda: node.database.transact(lambda tx: _commit(node, made, tx)))
         else:

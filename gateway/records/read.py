@@ -1,4 +1,4 @@
-"""read, vread and instance history: decided before anything is fetched, audited before anything leaves.
+"""read and vread: decided before anything is fetched, audited before anything leaves.
 
 Owns the order of those steps; refuses to tell not permitted from absent. https://hl7.org/fhir/R4/http.html#read
 """
@@ -35,43 +35,14 @@ async def read(node: Node, caller: Caller, type_: str, id_: str, vid: int | None
         connection = node.database.reader
         row = (journal.current(connection, type_, id_) if vid is None
                else journal.version(connection, type_, id_, vid))
-        decision = await _permitted(node, caller, connection, row, type_, id_, "read" if vid is None else "vread")
+        decision = await permitted(node, caller, connection, row, type_, id_, "read" if vid is None else "vread")
         assert row is not None  # noqa: S101  # _permitted has refused an absent one
         opened = None if row.deleted else await opened_off_loop(node, connection, row)
-        await _audited(node, caller, [row], decision, "read" if vid is None else "vread")
+        await audited(node, caller, [row], decision, "read" if vid is None else "vread")
         if opened is None:
             raise Gone(f"{type_}/{id_} was deleted", version_id=row.vid)
         return Reading(row, opened.stored)
     return await node.decided(caller, attempt)
-
-
-async def history(node: Node, caller: Caller, type_: str, id_: str, *, count: int, below: int) -> list[Reading]:
-    """Permitted versions with a version id below ``below``, newest first. Raises NotFound, Forbidden."""
-    async def attempt(caller: Caller) -> list[Reading]:
-        connection = node.database.reader
-        current = journal.current(connection, type_, id_)
-        decision = await _permitted(node, caller, connection, current, type_, id_, "history-instance")
-        rows = _permitted_versions(node, caller, connection, type_, id_, below, count)
-        readings = [Reading(row, b"" if row.deleted else (await opened_off_loop(node, connection, row)).stored)
-                    for row in rows]
-        await _audited(node, caller, rows, decision, "history-instance")
-        return readings
-    return await node.decided(caller, attempt)
-
-
-def _permitted_versions(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str, below: int,
-                        count: int) -> list[VersionRow]:
-    """The newest ``count`` versions below ``below`` that may be read: labels and home patients differ by version."""
-    found: list[VersionRow] = []
-    while len(found) < count:
-        rows = journal.history(connection, type_, id_, below=below, limit=count)
-        found += [row for row in rows if not isinstance(node.gate.decide(
-            connection, caller, "r", stored=node.gate.facts(connection, row),
-            stored_matcher=node.gate.stored_matcher(connection, row.seq)), Deny)]
-        if len(rows) < count:
-            break
-        below = rows[-1].vid
-    return found[:count]
 
 
 async def opened_off_loop(node: Node, connection: apsw.Connection, row: VersionRow) -> Opened:
@@ -82,8 +53,9 @@ async def opened_off_loop(node: Node, connection: apsw.Connection, row: VersionR
     return await asyncio.to_thread(lambda: node.versions.open(node.database.reader, row))
 
 
-async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, row: VersionRow | None, type_: str,
-                     id_: str, name: str) -> Decision:
+async def permitted(node: Node, caller: Caller, connection: apsw.Connection, row: VersionRow | None, type_: str,
+                    id_: str, name: str) -> Decision:
+    """The decision to read ``row``; a refusal is audited first. Raises NotFound, Forbidden."""
     what = f"{type_}/{id_}"
     if row is None:
         # The same work and the same answer as a refusal, so that time tells nothing either.
@@ -100,9 +72,10 @@ async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, ro
     return decision
 
 
-async def _audited(node: Node, caller: Caller, rows: list[VersionRow], decision: Decision, name: str) -> None:
+async def audited(node: Node, caller: Caller, rows: list[VersionRow], decision: Decision, name: str) -> None:
+    """Make a disclosure durable in the audit of every patient concerned."""
     connection = node.database.reader
     patients = {reference for row in rows for reference in node.gate.patients(connection, row)}
     sealed = node.gate.entries(caller, "r", name, decision, patients=sorted(patients),
                                what=[f"{row.type}/{row.id}/_history/{row.vid}" for row in rows])
-    await node.commits.join(Disclosure(caller.seq, sealed))
+    await node.disclosures.join(Disclosure(caller.seq, sealed))

@@ -105,11 +105,55 @@ def version(connection: apsw.Connection, type_: str, id_: str, vid: int) -> Vers
     return None
 
 
-def history(connection: apsw.Connection, type_: str, id_: str, *, below: int, limit: int) -> list[VersionRow]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Which versions a history holds: those written from ``since_ms`` on, those in force at some moment of ``at``."""
+
+    since_ms: int | None = None
+    at: tuple[int, int] | None = None
+
+    def sql(self) -> tuple[str, tuple[int, ...]]:
+        """A condition on ``version v``, to be put behind others."""
+        text = ""
+        parameters: tuple[int, ...] = ()
+        if self.since_ms is not None:
+            # The first seq of that time bounds the walk; a clock put back cannot hide what was written after.
+            text = (" AND v.seq>=(SELECT coalesce(min(seq), 9223372036854775807) FROM version WHERE updated_ms>=?)"
+                    " AND v.updated_ms>=?")
+            parameters = (self.since_ms, self.since_ms)
+        if self.at is None:
+            return text, parameters
+        return (f"{text} AND v.updated_ms<? AND (v.superseded IS NULL OR "  # noqa: S608
+                "(SELECT w.updated_ms FROM version w WHERE w.seq=v.superseded)>?)",
+                (*parameters, self.at[1], self.at[0]))
+
+
+def history(connection: apsw.Connection, type_: str, id_: str, *, below: int, limit: int,
+            window: Window) -> list[VersionRow]:
     """Versions of one resource with ``vid < below``, newest first."""
+    within, parameters = window.sql()
     return [VersionRow(*row) for row in connection.execute(
-        f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type=? AND v.id=? AND v.vid<? "  # noqa: S608
-        "ORDER BY v.vid DESC LIMIT ?", (type_, id_, below, limit))]
+        f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type=? AND v.id=? AND v.vid<?{within} "  # noqa: S608
+        "ORDER BY v.vid DESC LIMIT ?", (type_, id_, below, *parameters, limit))]
+
+
+def history_of_type(connection: apsw.Connection, type_: str, *, below: int, limit: int, window: Window,
+                    condition: str, parameters: Sequence[apsw.SQLiteValue]) -> list[VersionRow]:
+    """Versions of one type with ``seq < below`` within the access bound ``condition``, newest first."""
+    if not condition:
+        raise ValueError("a history without an access bound is refused")
+    within, values = window.sql()
+    return [VersionRow(*row) for row in connection.execute(
+        f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type=? AND v.seq<?{within} AND ({condition}) "  # noqa: S608
+        "ORDER BY v.seq DESC LIMIT ?", (type_, below, *values, *parameters, limit))]
+
+
+def types(connection: apsw.Connection) -> list[str]:
+    """Every type ever stored; walks the index from one to the next."""
+    return [str(type_) for (type_,) in connection.execute(
+        "WITH RECURSIVE t(type) AS (SELECT min(type) FROM version UNION ALL "
+        "SELECT (SELECT min(type) FROM version WHERE type>t.type) FROM t WHERE t.type IS NOT NULL) "
+        "SELECT type FROM t WHERE type IS NOT NULL")]
 
 
 def patients_of(connection: apsw.Connection, row: VersionRow) -> tuple[str, ...]:

@@ -9,19 +9,15 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
-
 from gateway.errors import Forbidden, Malformed, NotFound
-from gateway.fhir.resource import format_instant, parse_json
-from gateway.records import audit_events, conditional, patching, read, search, write
+from gateway.fhir.resource import parse_json
+from gateway.records import audit_events, conditional, patching, read, write
 from gateway.records.answer import Answer, version_answer
 from gateway.records.patching import JSON_PATCH, Patch
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 from gateway.web.routes import Route
 
-_HISTORY_PAGE = 20
-_HISTORY_KNOWN = frozenset({"_count", "_page"})
 _NO_SUCH_VERSION = 0
 """Version ids begin at 1: what no id can be is answered as what is not there."""
 
@@ -106,47 +102,7 @@ def version_id(ask: Ask) -> int:
     return int(text) if text.isdecimal() and len(text) < 16 else _NO_SUCH_VERSION
 
 
-async def history(door: Door, ask: Ask) -> Answer:
-    """GET of an id's versions, newest first."""
-    ask.only_known(_HISTORY_KNOWN, "history")
-    count = min(max(1, ask.number("_count", _HISTORY_PAGE)), ask.settings.max_page)
-    below = ask.number("_page", 2**62)
-    readings = await read.history(door.node, ask.caller, ask.type, ask.id, count=count + 1, below=below)
-    more = len(readings) > count
-    readings = readings[:count]
-    url = f"{door.base}/{ask.type}/{ask.id}"
-    links = [{"relation": "self", "url": f"{url}/_history"}]
-    if more:
-        links.append({"relation": "next", "url": f"{url}/_history?_count={count}&_page={readings[-1].row.vid}"})
-    entries = [_history_entry(url, ask.type, reading) for reading in readings]
-    return Answer(200, orjson.dumps({"resourceType": "Bundle", "type": "history", "link": links,
-                                     **({"total": len(readings)} if not more and below == 2**62 else {}),
-                                     **({"entry": entries} if entries else {})}))
-
-
-def _history_entry(url: str, type_: str, reading: read.Reading) -> dict[str, object]:
-    row = reading.row
-    method = "DELETE" if row.deleted else "POST" if row.vid == 1 else "PUT"
-    entry: dict[str, object] = {"fullUrl": url}
-    if reading.stored:
-        entry["resource"] = orjson.Fragment(reading.stored)
-    entry["request"] = {"method": method, "url": type_ if method == "POST" else f"{type_}/{row.id}"}
-    entry["response"] = {"status": "204" if row.deleted else "201" if row.vid == 1 else "200",
-                         "etag": f'W/"{row.vid}"', "lastModified": format_instant(row.updated_ms)}
-    return entry
-
-
-async def search_type(door: Door, ask: Ask) -> Answer:
-    """GET of a type, or POST to its ``_search``."""
-    pairs = ask.pairs + (await ask.form() if ask.method == "POST" else [])
-    if ask.type == "AuditEvent":
-        return Answer(200, await audit_events.search(door.node, ask.caller, pairs, strict=ask.strict))
-    return Answer(200, await search.search(door.node, ask.caller, ask.type, pairs, strict=ask.strict))
-
-
 ROUTES = (
-    Route(method="GET", shape="T", name="search-type", handler=search_type),
-    Route(method="POST", shape="T/_search", name="search-type", handler=search_type),
     Route(method="POST", shape="T", name="create", handler=create, kind="write"),
     Route(method="GET", shape="T/I", name="read", handler=read_version),
     Route(method="PUT", shape="T/I", name="update", handler=update, kind="write"),
@@ -155,6 +111,5 @@ ROUTES = (
     Route(method="PUT", shape="T", name="update", handler=update, kind="write"),
     Route(method="PATCH", shape="T", name="patch", handler=patch, kind="write"),
     Route(method="DELETE", shape="T", name="delete", handler=delete, kind="write"),
-    Route(method="GET", shape="T/I/_history", name="history-instance", handler=history),
     Route(method="GET", shape="T/I/_history/V", name="vread", handler=read_version),
 )

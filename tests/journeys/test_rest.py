@@ -273,8 +273,13 @@ def test_metadata_is_told_to_anyone(hospital: Hospital) -> None:
     types = {one["type"]: one for one in statement["rest"][0]["resource"]}
     assert len(types) == 146 or len(types) == 148
     offered = {one["code"] for one in types["Observation"]["interaction"]}
-    assert offered == {"create", "read", "vread", "update", "delete", "history-instance", "search-type"}
-    assert {one["code"] for one in statement["rest"][0]["interaction"]} == {"batch", "transaction"}
+    assert offered == {"create", "read", "vread", "update", "patch", "delete", "history-instance", "history-type",
+                       "search-type"}
+    assert {one["code"] for one in statement["rest"][0]["interaction"]} >= {"batch", "transaction", "history-system"}
+    assert types["Observation"]["conditionalUpdate"] is True
+    assert types["Observation"]["conditionalDelete"] == "single"
+    assert "enforced" in types["Observation"]["referencePolicy"]
+    assert "application/json-patch+json" in statement["patchFormat"]
     assert anyone.get("Patient/1").status_code == 401
 
 
