@@ -126,7 +126,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
     index = Index(IndexHasher(ring.secret("index")))
     blobs = open_blobs(settings, database)
     return Node(
-        settings=settings, definitions=definitions, validator=build_validator(settings, definitions), extractor=extractor, ring=ring,
+        settings=settings, definitions=definitions, validator=build_validator(settings, definitions),
+        extractor=extractor, ring=ring,
         database=database, commits=GroupCommit(database),
         disclosures=Disclosures(database, settings.spool_dir, ring.secret("audit")), index=index,
         versions=Versions(ring=ring, custodian=deployed.custodian, index=index, blobs=blobs,
