@@ -162,6 +162,8 @@ class Terminology:
         if "system" in component:
             result = self._system(component, only, place)
         for canonical in component.get("valueSet", ()):
+            if type(canonical) is not str:  # its value is an extension
+                raise Unprocessable("an include names a value set by no url", code="required", expression=place)
             if result is not None and not result:
                 return result
             other = self._imported(canonical, only, above, place)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import gzip
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 import orjson
 
@@ -21,7 +20,6 @@ from gateway.fhir.resource import Resource
 from gateway.fhir.terminology_tables import CodeSystem
 
 FILE = "terminology.tsv.gz"
-T = TypeVar("T")
 _RECENT = 64
 _RECENT_BYTES = 16 * 2**20
 
@@ -45,7 +43,7 @@ class Library:
         self._lines: dict[tuple[str, str], tuple[str, bytes]] | None = None
         self._resources: dict[tuple[str, str], Resource] = {}
         self._systems: dict[str, CodeSystem] = {}
-        self._recent: OrderedDict[int, tuple[int, object]] = OrderedDict()
+        self._recent: OrderedDict[int, tuple[int, Any]] = OrderedDict()  # Any: a resource, or its table
 
     def value_set(self, url: str, version: str | None) -> Resource | None:
         return self._resource("ValueSet", url, version)
@@ -66,20 +64,22 @@ class Library:
         """The canonical urls of every resource of a type."""
         return [url for kind, url in self._table() if kind == type_]
 
-    def read_once(self, seq: int, size: int, make: Callable[[], T]) -> T:
-        """What ``make`` reads of the stored version ``seq``, of ``size`` bytes; kept while it is asked for often."""
+    def recent(self, seq: int) -> Any:
+        """What was kept of the stored version ``seq``, or None."""
         with self._lock:
             known = self._recent.get(seq)
-            if known is not None:
-                self._recent.move_to_end(seq)
-                return known[1]  # type: ignore[return-value]  # a version is always read the same way
-        made = make()
+            if known is None:
+                return None
+            self._recent.move_to_end(seq)
+            return known[1]
+
+    def keep(self, seq: int, size: int, read: Any) -> None:
+        """Keep what was read of a stored version of ``size`` bytes, as long as it is asked for among the latest."""
         with self._lock:
-            self._recent[seq] = size, made
+            self._recent[seq] = size, read
             while len(self._recent) > _RECENT or (
                     len(self._recent) > 1 and sum(one for one, _ in self._recent.values()) > _RECENT_BYTES):
                 self._recent.popitem(last=False)
-        return made
 
     def _has(self, type_: str, url: str, version: str | None) -> bool:
         found = self._table().get((type_, url))

@@ -6,7 +6,7 @@ Owns nothing but the bundle of parts; refuses to pick adapters (``app.py`` does)
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import apsw
@@ -19,6 +19,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource
 from gateway.fhir.search import SearchExtractor, parse_query
+from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
 from gateway.records.gate import Caller, Gate
@@ -70,6 +71,7 @@ class Node:
     domain: Domain
     rules: Mapping[str, TypeRules]
     proofs: Proofs
+    library: Library = field(default_factory=Library)
 
     def query(self, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> Query:
         """Read a type-level search. Raises BadSearch."""

@@ -1,0 +1,153 @@
+"""Terminology as one caller sees it: HL7's own, and the ValueSets, CodeSystems and ConceptMaps that were posted.
+
+Owns finding posted ones by url through the caller's own view, deciding on each, and the audit of what an answer was
+made from; refuses to let one that may not be read be told from one that is not there, and one that was posted to
+replace HL7's own of the same url and version. https://hl7.org/fhir/R4/terminology-service.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from gateway.errors import Forbidden, GatewayError
+from gateway.fhir.resource import Resource, parse, serialise
+from gateway.fhir.terminology import Terminology
+from gateway.fhir.terminology_tables import CodeSystem
+from gateway.records import read
+from gateway.records.gate import Caller
+from gateway.records.gathering import Permitted, at_most, audit_rows, disclosed, open_all, walk
+from gateway.records.node import Node
+from gateway.store import journal
+
+_MAPS_MAX = 50
+"""Most ConceptMaps looked into where none is named."""
+_VALUE_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """An operation as it is asked; ``about`` and ``query`` are for the audit; ``id`` names the instance asked."""
+
+    name: str
+    type: str
+    query: str
+    id: str | None = None
+
+
+class Shelf:
+    """A Source for one caller at one moment: what HL7 defined, then what was posted and may be found by them.
+
+    Of several with one url the latest stored is taken; ``url|version`` names another. It may fetch and open blocks:
+    it belongs into a thread.
+    """
+
+    def __init__(self, node: Node, caller: Caller, connection: apsw.Connection) -> None:
+        self.found: dict[int, Permitted] = {}
+        self.asked = False
+        self._node = node
+        self._caller = caller
+        self._connection = connection
+        self._known: dict[tuple[str, str, str | None], Any] = {}  # Any: a resource or a CodeSystem, by its type
+
+    def value_set(self, url: str, version: str | None) -> Resource | None:
+        found: Resource | None = self._node.library.value_set(url, version) or self._posted("ValueSet", url, version)
+        return found
+
+    def code_system(self, url: str, version: str | None) -> CodeSystem | None:
+        found: CodeSystem | None = (self._node.library.code_system(url, version)
+                                    or self._posted("CodeSystem", url, version))
+        return found
+
+    def concept_map(self, url: str, version: str | None) -> Resource | None:
+        found: Resource | None = (self._node.library.concept_map(url, version)
+                                  or self._posted("ConceptMap", url, version))
+        return found
+
+    def concept_maps(self, system: str, *, reverse: bool) -> list[Resource]:
+        """Every posted map from a system, or to it. Raises TooCostly."""
+        name = "target-system" if reverse else "source-system"
+        found = at_most(self._walk("ConceptMap", [(name, system)]), _MAPS_MAX, "a translation by any map")
+        return [self._read(one) for one in found]
+
+    def _posted(self, type_: str, url: str, version: str | None) -> Any:
+        key = (type_, url, version)
+        if key not in self._known:
+            pairs = [("url", url), *([("version", version)] if version else ())]
+            first = next(iter(self._walk(type_, pairs, latest=True)), None)
+            self._known[key] = None if first is None else self._read(first)
+        return self._known[key]
+
+    def _walk(self, type_: str, pairs: Sequence[tuple[str, str]], *, latest: bool = False) -> Sequence[Permitted]:
+        self.asked = True
+        if any(not value or len(value) > _VALUE_MAX for _, value in pairs):
+            return ()
+        asked = [(name, re.sub(r"([\\,$|])", r"\\\1", value)) for name, value in pairs]
+        query = self._node.query(type_, [*asked, *([("_sort", "-_lastUpdated")] if latest else ())], strict=True)
+        found: list[Permitted] = []
+        try:
+            for one in walk(self._node, self._caller, self._connection, query,
+                            snapshot=journal.head_seq(self._connection)):
+                found.append(one)
+                if latest or len(found) > _MAPS_MAX:
+                    break
+        except Forbidden:  # outside the scopes: nothing was posted that this token could know of
+            return ()
+        return found
+
+    def _read(self, one: Permitted) -> Any:
+        self.found[one.row.seq] = one
+        known = self._node.library.recent(one.row.seq)
+        if known is None:
+            stored = open_all(self._node, self._connection, [one])[0].stored
+            known = parse(stored)
+            if one.row.type == "CodeSystem":
+                known = CodeSystem.of(known)
+            self._node.library.keep(one.row.seq, len(stored), known)
+        return known
+
+
+def terminology(node: Node, caller: Caller, connection: apsw.Connection) -> tuple[Terminology, Shelf]:
+    """What a search asks for ``:in``, ``:below`` and the like, in the caller's view."""
+    shelf = Shelf(node, caller, connection)
+    return Terminology(shelf, node.definitions), shelf
+
+
+async def answer(node: Node, caller: Caller, question: Question,
+                 work: Callable[[Terminology, Shelf, Resource | None], Resource], *, partial: bool = False) -> bytes:
+    """Carry out ``work`` in a thread, with the instance that was named; audited before anything leaves.
+
+    Raises what ``work`` does, and for an instance what a read does.
+    """
+    async def attempt(caller: Caller) -> bytes:
+        instance = None
+        if question.id is not None:
+            reading = await read.read(node, caller, question.type, question.id)
+            caller = caller.again()
+            instance = reading.stored
+
+        def carried_out() -> tuple[Resource | GatewayError, tuple[Any, ...]]:  # Any: sealed rows of the audit
+            with node.database.snapshot() as connection:
+                shelf = Shelf(node, caller, connection)
+                found: Resource | GatewayError
+                try:
+                    found = work(Terminology(shelf, partial=partial), shelf,
+                                 None if instance is None else parse(instance))
+                except GatewayError as error:
+                    found = error
+                rows = audit_rows(node, caller, connection, question.name, shelf.found.values(), query=question.query,
+                                  about=f"{question.type}/{question.id}" if question.id else question.type)
+            return found, rows if shelf.asked or instance is not None else ()
+
+        found, rows = await asyncio.to_thread(carried_out)
+        if rows:
+            await disclosed(node, caller, rows)
+        if isinstance(found, GatewayError):
+            raise found
+        return serialise(found)
+    return await node.decided(caller, attempt)
