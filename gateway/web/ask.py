@@ -13,12 +13,14 @@ from urllib.parse import parse_qsl
 
 from gateway.config import Settings
 from gateway.errors import BadSearch, Malformed, UnsupportedMedia
-from gateway.fhir.resource import Resource, parse
+from gateway.fhir.resource import Resource
+from gateway.fhir.xml_shapes import Shapes
 from gateway.records.gate import Caller
+from gateway.web import binary
+from gateway.web.formats import body_syntax, is_fhir, read_resource
 
 CONTROLS = frozenset({"_format", "_pretty"})
 """Parameters about the answer's form: no interaction sees them."""
-_JSON_TYPES = frozenset({"application/fhir+json", "application/json"})
 _PREFERENCE = re.compile(r"\s*([\w-]+)\s*(?:=\s*\"?([\w-]+)\"?\s*)?")
 
 
@@ -27,6 +29,7 @@ class Ask:
     """``headers`` have lower-case names; ``given`` is the resource of a bundle's entry, which has no bytes."""
 
     settings: Settings
+    shapes: Shapes
     caller: Caller
     method: str
     parts: tuple[str, ...]
@@ -88,13 +91,15 @@ class Ask:
         """The resource sent. Raises Malformed, TooLarge, UnsupportedMedia."""
         if self.given is not None:
             return self.given
-        kind, _, parameters = self.headers.get("content-type", "").partition(";")
-        if kind.strip().lower() not in _JSON_TYPES:
-            raise UnsupportedMedia(f"Content-Type {kind[:64]!r}: send application/fhir+json", code="not-supported",
-                                   expression="http.Content-Type")
-        if "charset=" in parameters.lower() and "utf-8" not in parameters.lower():
-            raise UnsupportedMedia("resource JSON is UTF-8", code="not-supported", expression="http.Content-Type")
-        return parse(await self.read_body())
+        kind = self.headers.get("content-type", "")
+        if self.parts[:1] == ("Binary",) and not is_fhir(kind) and self.parts[-1][:1] != "$":
+            return await binary.from_content(await self.read_body(), self.headers,
+                                             self.id if len(self.parts) > 1 else None)
+        syntax = body_syntax(kind)
+        if syntax is None:
+            raise UnsupportedMedia(f"Content-Type {kind[:64]!r}: send application/fhir+json or application/fhir+xml",
+                                   code="not-supported", expression="http.Content-Type")
+        return await read_resource(await self.read_body(), syntax, self.shapes)
 
     @property
     def has_body(self) -> bool:

@@ -1,0 +1,53 @@
+"""Cross-origin requests: which pages a browser lets read the FHIR door.
+
+Owns the headers of https://fetch.spec.whatwg.org/#http-cors-protocol; refuses, by saying nothing, origins that the
+setting ``cors_origins`` does not name. Credentials are never allowed: tokens travel in Authorization, which pages set
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.records.answer import Answer
+
+_EXPOSED = ("Accept-Ranges, Allow, Content-Disposition, Content-Location, Content-Range, ETag, Expires, Last-Modified, "
+            "Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Progress")
+_SENT = ("Accept, Authorization, Cache-Control, Content-Encoding, Content-Type, If-Match, If-Modified-Since, "
+         "If-None-Exist, If-None-Match, If-Range, Prefer, Range, X-Requested-With, X-Security-Context")
+_MAX_AGE_S = 600
+
+Header = tuple[bytes, bytes]
+
+
+class Cors:
+    """The origins allowed: ``*`` stands for any."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._any = "*" in origins
+        self._origins = frozenset(origins)
+
+    @property
+    def offered(self) -> bool:
+        return bool(self._origins)
+
+    def headers(self, origin: str) -> list[Header]:
+        """What lets a page of ``origin`` read an answer; nothing where it may not."""
+        allowed = self._allowed(origin)
+        if allowed is None:
+            return []
+        return [(b"access-control-allow-origin", allowed), (b"access-control-expose-headers", _EXPOSED.encode())]
+
+    def preflight(self, origin: str | None, methods: Sequence[str]) -> Answer:
+        """The answer to OPTIONS, which needs no token: ``methods`` are what the path offers to anyone who may."""
+        allow = ", ".join((*methods, "OPTIONS"))
+        headers = {"Allow": allow}
+        if origin is not None and self._allowed(origin) is not None:
+            headers |= {"Access-Control-Allow-Methods": allow, "Access-Control-Allow-Headers": _SENT,
+                        "Access-Control-Max-Age": str(_MAX_AGE_S)}
+        return Answer(204, headers=headers)
+
+    def _allowed(self, origin: str) -> bytes | None:
+        if self._any:
+            return b"*"
+        return origin.encode("latin-1") if origin in self._origins else None
