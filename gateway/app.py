@@ -30,6 +30,7 @@ from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import load_or_create_root, root_file
 from gateway.errors import GatewayError, Misconfigured
 from gateway.fhir.definitions import Definitions
+from gateway.fhir.packages import Packages
 from gateway.fhir.search import SearchExtractor
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
@@ -107,6 +108,16 @@ def open_blobs(settings: Settings, database: Database) -> BlobBackend:
     return KuboBlobs(settings.ipfs_api, allow_remote=settings.ipfs_allow_remote, timeout_s=settings.ipfs_timeout_s)
 
 
+def build_validator(settings: Settings, definitions: Definitions) -> Validator:
+    """The validator with the packages' profiles. Raises Misconfigured."""
+    required: dict[str, list[str]] = {}
+    for type_, canonical in settings.required_profiles:
+        if type_ not in definitions.resource_types:
+            raise Misconfigured(f"required_profiles: {type_[:64]!r} is no R4 resource type")
+        required.setdefault(type_, []).append(canonical)
+    return Validator(definitions, packages=Packages.load(settings.packages), required=required)
+
+
 def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
     """Everything the interactions need, for one process."""
     deployed = deployment(settings)
@@ -115,7 +126,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
     index = Index(IndexHasher(ring.secret("index")))
     blobs = open_blobs(settings, database)
     return Node(
-        settings=settings, definitions=definitions, validator=Validator(definitions), extractor=extractor, ring=ring,
+        settings=settings, definitions=definitions, validator=build_validator(settings, definitions),
+        extractor=extractor, ring=ring,
         database=database, commits=GroupCommit(database),
         disclosures=Disclosures(database, settings.spool_dir, ring.secret("audit")), index=index,
         versions=Versions(ring=ring, custodian=deployed.custodian, index=index, blobs=blobs,

@@ -77,6 +77,21 @@ def _origins(text: str) -> tuple[str, ...]:
     return found
 
 
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _profiles(text: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for part in text.split(","):
+        name, _, canonical = part.strip().partition("=")
+        if name or canonical:
+            if not name or ":" not in canonical:
+                raise ValueError("each must be Type=canonical URL of a profile")
+            found.append((name, canonical))
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table: environment name, default text, parser and meaning."""
@@ -122,6 +137,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ipfs_api", "", str, "Kubo RPC multiaddr or URL, loopback or allowed; embedded blocks when empty"),
     Setting("ipfs_allow_remote", "false", _flag, "whether `ipfs_api` may be an address other than loopback"),
     Setting("ipfs_timeout_s", "30", _positive, "time limit of one call to Kubo"),
+    Setting("packages", "", _paths, "FHIR packages to take profiles from: `.tgz` files or unpacked folders, by commas"),
+    Setting("required_profiles", "", _profiles, "profiles that each resource of a type must have: `Type=URL`, by commas"),
     Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
 )
 
@@ -163,6 +180,8 @@ class Settings:
     ipfs_api: str
     ipfs_allow_remote: bool
     ipfs_timeout_s: int
+    packages: tuple[Path, ...]
+    required_profiles: tuple[tuple[str, str], ...]
     log_level: str
 
     @property

@@ -45,7 +45,7 @@ class Survey:
                         for at, one in enumerate(held.get(key, ())):
                             inside = Place(one, None, "Extension", f"{place.path}.{key}[{at}]")
                             self._extension(inside, place, names, conformance, report, modifier=key[0] == "m",
-                                            known=modifiers_known)
+                                            known=modifiers_known, thorough=thorough)
                             waiting.append((inside, frozenset({"Extension", str(one.get("url"))})))
             for element, inner in self._inside(place):
                 if thorough:
@@ -92,7 +92,7 @@ class Survey:
                          f"{binding.value_set}", place.path))
 
     def _extension(self, place: Place, owner: Place, names: frozenset[str], conformance: Conformance,
-                   report: Callable[[Issue], None], *, modifier: bool, known: bool) -> None:
+                   report: Callable[[Issue], None], *, modifier: bool, known: bool, thorough: bool) -> None:
         url = place.value.get("url")
         if type(url) is not str or ":" not in url:
             return
@@ -105,7 +105,8 @@ class Survey:
                 report(Issue("error" if known else "warning", "extension",
                              "a modifier extension that is not known here: what it says cannot be kept to", place.path))
             return
-        if profile.contexts and not any(self._allowed(kind, expression, names)
+        # Of contexts a write is not refused for: those R4 published leave out places its own resources use.
+        if thorough and profile.contexts and not any(self._allowed(kind, expression, names)
                                         for kind, expression in profile.contexts):
             report(Issue("error", "extension", f"the extension {url} is not for use here, but on "
                          f"{_contexts(profile)}", place.path))
