@@ -109,6 +109,8 @@ class Index:
               sight: Sight | None = None) -> int:
         """How many permitted resources match: ``_summary=count``."""
         criteria = self._prepared(connection, query, bound, snapshot, sight)
+        if any(one.nothing for one in criteria):
+            return 0
         path = self._paths.best(connection, query.type, criteria, probe=False)
         where = self._where(query.type, criteria, path, bound, snapshot)
         return int(str(connection.execute(f"SELECT count(*) FROM {_from(path)} WHERE {where.text}",  # noqa: S608
@@ -122,6 +124,8 @@ class Index:
         TooCostly when a sort that no index serves would hold too many candidates, or too many would be opened.
         """
         criteria = self._prepared(connection, query, bound, snapshot, sight)
+        if any(one.nothing for one in criteria):
+            return []
         path = self._paths.best(connection, query.type, criteria, probe=bool(query.sort))
         where = self._where(query.type, criteria, path, bound, snapshot)
         source, driver = _from(path), Sql("", _given(path))

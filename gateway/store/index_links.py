@@ -166,7 +166,7 @@ class Links:
         if bound is None:
             bound = work.bounds[link.type] = work.sight.bound(link.type)
         criteria = self._prepare(work, link.type, link.criteria, bound)
-        if bound.condition == "0":
+        if bound.condition == "0" or any(one.nothing for one in criteria):
             return HashedIn(())
         if not (link.canonical and isinstance(link, RefersTo)):
             found = self._few(work, link, criteria, bound)

@@ -81,6 +81,11 @@ class Prepared:
     any_of: tuple[Any, ...]  # Any: of Ready, whose nested kinds are typed for queries
     negated: bool = False
 
+    @property
+    def nothing(self) -> bool:
+        """Certainly met by no resource."""
+        return not self.negated and all(type(one) is HashedIn and not one.hashes for one in self.any_of)
+
 
 def joined(word: str, parts: Sequence[Sql]) -> Sql:
     """Conditions with AND or OR between them; of none, what that means."""
