@@ -138,7 +138,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ipfs_allow_remote", "false", _flag, "whether `ipfs_api` may be an address other than loopback"),
     Setting("ipfs_timeout_s", "30", _positive, "time limit of one call to Kubo"),
     Setting("packages", "", _paths, "FHIR packages to take profiles from: `.tgz` files or unpacked folders, by commas"),
-    Setting("required_profiles", "", _profiles, "profiles that each resource of a type must have: `Type=URL`, by commas"),
+    Setting("required_profiles", "", _profiles, "profiles each resource of a type must have: `Type=URL`, by commas"),
     Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
 )
 
