@@ -1,202 +1,295 @@
-"""Search: a query and the caller's bound become one statement; every match is decided again when opened.
+"""Search: queries and the caller's bound become statements; every match is decided again when opened.
 
-Owns pages, their links and snapshots, and the searchset's bytes (stored bytes are never parsed again);
-refuses to count or link to what may not be seen. https://hl7.org/fhir/R4/http.html#search
+Owns pages, their links and snapshots, and how long a search may take: what is short runs on the event loop, the rest in
+a thread; refuses to count or link to what may not be seen. https://hl7.org/fhir/R4/http.html#search
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from urllib.parse import quote, urlencode
+from typing import Final
+from urllib.parse import urlencode
 
 import apsw
-import orjson
 
 from gateway.access.decision import Decision, Deny
-from gateway.audit import Disclosure, SealedRow
-from gateway.crypto.envelope import Opened
-from gateway.errors import BadSearch, Issue
-from gateway.fhir.outcome import operation_outcome
-from gateway.fhir.query import HashIs, IdIs, Query
-from gateway.fhir.resource import format_instant
-from gateway.records import sorting
+from gateway.audit import SealedRow
+from gateway.errors import BadSearch, Issue, TooCostly
+from gateway.fhir.query import AllOf, HashIs, IdIs, Query
+from gateway.fhir.resource import parse, serialise
+from gateway.fhir.subset import Subset
+from gateway.records import including, searchset, sorting
 from gateway.records.gate import Caller
+from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed
+from gateway.records.including import Including
 from gateway.records.node import Node
+from gateway.records.opening import Opening
 from gateway.records.paging import PageLink
+from gateway.records.searched import Place, Search, queries, read_search
 from gateway.store import journal
-from gateway.store.index import Cursor, Match, SqlBound
+from gateway.store.index import Cursor, Match, Sight, SqlBound
 from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
-PAGE = "_page"
+PAGE: Final = "_page"
+INLINE_S: Final = 0.01
+"""How long the statements of a search may hold the event loop."""
+INLINE_MATCHES: Final = 100
+"""Most matches decided and opened on the event loop."""
+SEARCH_S: Final = 20.0
+"""How long the statements of a search may take at all."""
+_STEPS: Final = 5_000
+"""SQLite's steps between two looks at the clock: well below a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """One page: the matches let through with their decisions, and where the next page begins."""
+    """One page, decided, opened and ready to be told."""
 
-    matches: list[Match]
-    decisions: list[Decision]
+    snapshot: int
+    matches: Sequence[Opened]
+    included: Sequence[Opened]
     following: Cursor | None
+    total: int | None
+    issues: Sequence[Issue]
+    audit: tuple[SealedRow, ...]
+
+
+class _Elsewhere(Exception):  # control flow: this page takes a thread
+    pass
 
 
 async def search(node: Node, caller: Caller, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> bytes:
+    """The searchset of a type-level search. Raises as ``search_place`` does."""
+    return await search_place(node, caller, Place(type_), pairs, strict=strict)
+
+
+async def search_place(node: Node, caller: Caller, place: Place, pairs: Sequence[tuple[str, str]], *,
+                       strict: bool) -> bytes:
     """The searchset Bundle's bytes. Raises BadSearch, Forbidden, TooCostly, Gone (an old page link)."""
     page = None
     if any(name == PAGE for name, _ in pairs):
         if len(pairs) != 1:
             raise BadSearch("a page link stands alone", code="invalid", expression=f"http.{PAGE}")
         page = node.pages.open(pairs[0][1], caller.holder, now_ms())
-        if page.type != type_:
-            raise BadSearch("the page link is of another type", code="value", expression=f"http.{PAGE}")
+        if page.type != place.path:
+            raise BadSearch("the page link is of another search", code="value", expression=f"http.{PAGE}")
         pairs, strict = page.pairs, page.strict
-    query = node.query(type_, pairs, strict=strict)
-    if query.summary_count:
-        return await node.decided(caller, lambda now: _counted(node, now, query))
-    return await node.decided(caller, lambda now: _page(node, now, query, pairs, strict, page))
+    asked = read_search(node, place, pairs, strict=strict)
+    including.check(asked.head.results.includes)
+    return await node.decided(caller, lambda now: _page(node, now, asked, page))
 
 
 def matching(node: Node, caller: Caller, connection: apsw.Connection, query: Query, *, limit: int) -> list[VersionRow]:
     """Permitted current versions that match: what a condition may see. Nothing is disclosed."""
     bound = node.gate.bound(connection, caller, query.type)
     return [match.row for match in node.index.search(connection, query, bound, limit=limit,
-                                                     snapshot=journal.head_seq(connection))]
+                                                     snapshot=journal.head_seq(connection),
+                                                     sight=sight(node, caller, connection, opens=False))]
 
 
-async def _counted(node: Node, caller: Caller, query: Query) -> bytes:
-    with node.database.snapshot() as connection:
-        bound = node.gate.bound(connection, caller, query.type)
-        total = node.index.count(connection, query, bound, snapshot=journal.head_seq(connection))
-    await _commit(node, caller, node.gate.entries(caller, "s", "search-type", None, what=(query.type,), patients=(),
-                                                  outcome="0", query=urlencode(query.used)))
-    return _bundle(query, node, [], None, total=total)
+def sight(node: Node, caller: Caller, connection: apsw.Connection, *, opens: bool = True) -> Sight:
+    """What a search's links to other types may reach; ``opens``: resources may be opened to answer it."""
+    return Sight(bound=lambda type_: node.gate.bound(connection, caller, type_),
+                 answer=Opening(node, caller, connection).answer if opens else None)
 
 
-async def _page(node: Node, caller: Caller, query: Query, pairs: Sequence[tuple[str, str]], strict: bool,
-                page: PageLink | None) -> bytes:
-    after = page.cursor if page else None
-    if sorting.needs_values(query):
-        snapshot, found, opened, entries = await asyncio.to_thread(_by_values, node, caller, query, page)
-        rows = [match.row for match in found.matches]
-    else:
-        with node.database.snapshot() as connection:
-            snapshot = page.snapshot if page else journal.head_seq(connection)
-            found = _find(node, caller, connection, query, snapshot, after)
-            rows = [match.row for match in found.matches]
-            local = node.versions.open_local_many(connection, rows)
-            entries = _entries(node, caller, connection, query, rows, found.decisions)
-        opened = local if local is not None else await asyncio.to_thread(
-            lambda: node.versions.open_many(node.database.reader, rows))
-    await _commit(node, caller, entries)
-    link = None
+async def _page(node: Node, caller: Caller, asked: Search, page: PageLink | None) -> bytes:
+    found = None
+    if _short(asked):
+        try:
+            found = _gather(node, caller, asked, page, on_loop=True)
+        except _Elsewhere:
+            found = None
+    if found is None:
+        found = await asyncio.to_thread(_gather, node, caller, asked, page, on_loop=False)
+    await disclosed(node, caller, found.audit)
+    base, path = node.settings.base_url, asked.place.path
+    links = [("self", searchset.self_link(base, path, asked.used)), *_links(node, caller, asked, page, found)]
+    return searchset.searchset(base, links, _resources(found.matches), _resources(found.included), found.issues,
+                               total=found.total)
+
+
+def _resources(found: Sequence[Opened]) -> list[tuple[str, bytes]]:
+    return [(one.found.reference, one.stored) for one in found]
+
+
+def _links(node: Node, caller: Caller, asked: Search, page: PageLink | None, found: _Found) -> Iterator[
+        tuple[str, str]]:
+    """``next``, ``previous`` and ``first``, each at this page's snapshot."""
+    if asked.head.summary_count or (page is None and found.following is None):
+        return
+    expires_ms = page.expires_ms if page else now_ms() + node.settings.page_link_ttl_s * 1000
+    here = PageLink(type=asked.place.path, pairs=asked.pairs, strict=asked.strict, snapshot=found.snapshot,
+                    cursor=page.cursor if page else None, expires_ms=expires_ms, trail=page.trail if page else (),
+                    total=found.total, total_seq=caller.seq)
+
+    def link(relation: str, to: PageLink) -> tuple[str, str]:
+        token = node.pages.seal(to, caller.holder)
+        return relation, searchset.page_link(node.settings.base_url, asked.place.path, token)
+
     if found.following is not None:
-        link = node.pages.seal(PageLink(
-            type=query.type, pairs=tuple(pairs), strict=strict, snapshot=snapshot, cursor=found.following,
-            expires_ms=page.expires_ms if page else now_ms() + node.settings.page_link_ttl_s * 1000), caller.holder)
-    total = len(rows) if page is None and found.following is None else None
-    return _bundle(query, node, [(row, one.stored) for row, one in zip(rows, opened, strict=True)], link, total=total)
+        yield link("next", replace(here, cursor=found.following, trail=(*here.trail, here.cursor)))
+    if page is not None and page.cursor is not None:
+        if page.trail:
+            yield link("previous", replace(here, cursor=page.trail[-1], trail=page.trail[:-1]))
+        yield link("first", replace(here, cursor=None, trail=()))
 
 
-def _by_values(node: Node, caller: Caller, query: Query, page: PageLink | None) -> tuple[
-        int, _Found, list[Opened], tuple[SealedRow, ...]]:
-    """A page sorted by texts; runs in a thread."""
-    with node.database.snapshot() as connection:
+def _short(asked: Search) -> bool:
+    """Whether the event loop can carry it out: one type, few matches, nothing parsed."""
+    query, results = asked.head, asked.head.results
+    return (asked.types is not None and len(asked.types) == 1 and query.count <= INLINE_MATCHES
+            and not (results.includes or results.subset or asked.lists or query.opens)
+            and not sorting.needs_values(query))
+
+
+@contextmanager
+def _within(connection: apsw.Connection, seconds: float, *, on_loop: bool) -> Iterator[None]:
+    """Stop the statements when the time is over. Raises _Elsewhere on the event loop, else TooCostly."""
+    end = time.perf_counter() + seconds
+    connection.set_progress_handler(lambda: time.perf_counter() > end, _STEPS)
+    try:
+        yield
+    except apsw.InterruptError as error:
+        if on_loop:
+            raise _Elsewhere from error
+        raise TooCostly(f"the search takes longer than {SEARCH_S:.0f} s; narrow it", code="too-costly") from error
+    finally:
+        connection.set_progress_handler(None)
+
+
+def _gather(node: Node, caller: Caller, asked: Search, page: PageLink | None, *, on_loop: bool) -> _Found:
+    """Everything of one page but its bytes. On the event loop raises _Elsewhere where it takes too long for it."""
+    with node.database.snapshot() as connection, _within(
+            connection, INLINE_S if on_loop else SEARCH_S, on_loop=on_loop):
         snapshot = page.snapshot if page else journal.head_seq(connection)
-        candidates, following = sorting.sorted_page(node, caller, connection, query, snapshot=snapshot,
-                                                    after=page.cursor if page else None)
-        found = _Found([one.match for one in candidates], [one.decision for one in candidates], following)
-        entries = _entries(node, caller, connection, query, [one.match.row for one in candidates], found.decisions)
-    return snapshot, found, [one.opened for one in candidates], entries
+        asking = queries(node, caller, connection, asked, snapshot)
+        results = asked.head.results
+        total: int | None
+        if asked.head.summary_count:
+            total = _count(node, caller, connection, asking, snapshot)
+            return _Found(snapshot, (), (), None, total, asked.issues,
+                          _audit(node, caller, connection, asked, asking, (), counted=True))
+        matches, following = _matches(node, caller, connection, asking, snapshot, page, on_loop=on_loop)
+        issues = list(asked.issues)
+        included: list[Opened] = []
+        if results.includes:
+            walk = Including(node, caller, connection, snapshot)
+            included = walk.of(matches, results.includes)
+            issues += walk.issues
+        if results.total in ("accurate", "estimate") and page is None:
+            total = len(matches) if following is None else _count(node, caller, connection, asking, snapshot)
+        elif page is None and following is None and results.total is None:
+            total = len(matches)
+        else:
+            # What was told once is told again only while no revocation came.
+            total = page.total if page and page.total_seq == caller.seq and results.total != "none" else None
+        told = [one.found for one in (*matches, *included)]
+        audit = _audit(node, caller, connection, asked, asking, told, counted=False)
+    if results.subset:
+        subset = Subset(node.definitions, results, frozenset(query.type for query in asking))
+        matches, included = _cut(subset, matches), _cut(subset, included)
+    return _Found(snapshot, matches, included, following, total, issues, audit)
 
 
-def _find(node: Node, caller: Caller, connection: apsw.Connection, query: Query, snapshot: int,
-          after: Cursor | None) -> _Found:
+def _cut(subset: Subset, found: Sequence[Opened]) -> list[Opened]:
+    return [Opened(one.found, serialise(subset.of(parse(one.stored)))) for one in found]
+
+
+def _count(node: Node, caller: Caller, connection: apsw.Connection, asking: Sequence[Query], snapshot: int) -> int:
+    """How many may be seen."""
+    return sum(node.index.count(connection, query, node.gate.bound(connection, caller, query.type), snapshot=snapshot,
+                                sight=sight(node, caller, connection)) for query in asking)
+
+
+def _matches(node: Node, caller: Caller, connection: apsw.Connection, asking: Sequence[Query], snapshot: int,
+             page: PageLink | None, *, on_loop: bool) -> tuple[list[Opened], Cursor | None]:
+    """One page of matches in order, opened, and where the next begins."""
+    after = page.cursor if page else None
+    if not asking:
+        return [], None
+    if sorting.needs_values(asking[0]) or (len(asking) > 1 and len(asking[0].sort) > 1):
+        return sorting.sorted_page(node, caller, connection, asking, snapshot=snapshot, after=after,
+                                   sight=sight(node, caller, connection))
+    count = asking[0].count
+    found = [one for query in asking for one in permitted(node, caller, connection, query, snapshot, after, count + 1)]
+    if len(asking) > 1:
+        found = _merged(found, asking[0])
+    following = found[count - 1].cursor if len(found) > count else None
+    found = found[:count]
+    rows = [one.row for one in found]
+    opened = node.versions.open_local_many(connection, rows)
+    if opened is None:
+        if on_loop:
+            raise _Elsewhere
+        opened = node.versions.open_many(connection, rows)
+    return [Opened(one, version.stored) for one, version in zip(found, opened, strict=True)], following
+
+
+def _merged(found: list[Permitted], query: Query) -> list[Permitted]:
+    """Matches of several types in the order that each type's came in."""
+    down = bool(query.sort) and query.sort[0].descending
+    if not query.sort:
+        return sorted(found, key=lambda one: one.row.seq)
+    known = [one for one in found if one.cursor.value is not None]
+    unknown = [one for one in found if one.cursor.value is None]
+    known.sort(key=lambda one: (one.cursor.value, one.row.seq), reverse=down)
+    return known + sorted(unknown, key=lambda one: one.row.seq, reverse=down)
+
+
+def permitted(node: Node, caller: Caller, connection: apsw.Connection, query: Query, snapshot: int,
+              after: Cursor | None, wanted: int) -> list[Permitted]:
+    """At most ``wanted`` matches of one type after a place, decided one by one. Raises Forbidden, TooCostly."""
     bound = node.gate.bound(connection, caller, query.type)
-    if query.count == 0:
-        return _Found([], [], None)
-    wanted = query.count + 1
-    matches: list[Match] = []
-    decisions: list[Decision] = []
     viewing = node.gate.viewing(connection, caller, query.type)
+    others = sight(node, caller, connection)
+    found: list[Permitted] = []
     while True:
-        limit = wanted - len(matches)
-        batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=limit, after=after)
+        limit = wanted - len(found)
+        batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=limit, after=after, sight=others)
         for match in batch:
             if match.row.superseded is None:
                 decision = viewing.decide(node.gate.facts(connection, match.row), match.row.seq)
             else:  # on a page of an earlier snapshot
                 decision = node.gate.decide_version(connection, caller, "s", match.row)
             if not isinstance(decision, Deny):
-                matches.append(match)
-                decisions.append(decision)
-        if len(batch) < limit or len(matches) >= wanted:
-            break
+                found.append(Permitted(match.row, decision, match.cursor))
+        if len(batch) < limit or len(found) >= wanted:
+            return found
         after = batch[-1].cursor
-    following = matches[query.count - 1].cursor if len(matches) > query.count else None
-    return _Found(matches[:query.count], decisions[:query.count], following)
 
 
-def _entries(node: Node, caller: Caller, connection: apsw.Connection, query: Query, rows: Sequence[VersionRow],
-             decisions: Sequence[Decision]) -> tuple[SealedRow, ...]:
+def _audit(node: Node, caller: Caller, connection: apsw.Connection, asked: Search, asking: Sequence[Query],
+           told: Sequence[Permitted], *, counted: bool) -> tuple[SealedRow, ...]:
     """One audit row for each patient disclosed; for a search that named a patient and was refused, theirs."""
-    asked = urlencode(query.used)
-    groups: dict[tuple[tuple[str, ...], Decision], list[str]] = defaultdict(list)
-    for row, decision in zip(rows, decisions, strict=True):
-        patients = node.gate.patients(connection, row)
-        groups[patients, decision].append(f"{row.type}/{row.id}/_history/{row.vid}")
-    sealed: list[SealedRow] = []
-    for (patients, decision), what in groups.items():
-        sealed.extend(node.gate.entries(caller, "s", "search-type", decision, what=what, patients=patients,
-                                        query=asked))
-    if not rows:
-        sealed.extend(_refused(node, caller, connection, query, asked)
-                      or node.gate.entries(caller, "s", "search-type", None, what=(query.type,), patients=(),
-                                           outcome="0", query=asked))
-    return tuple(sealed)
+    query, name = urlencode(asked.used), "search-type" if asked.place.type else "search-system"
+    if not told and not counted:
+        for one in asking:
+            refused = _refused(node, caller, connection, one, name, query)
+            if refused:
+                return refused
+    return audit_rows(node, caller, connection, name, told, query=query, about=asked.place.path or "*")
 
 
-def _refused(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
+def _refused(node: Node, caller: Caller, connection: apsw.Connection, query: Query, name: str,
              asked: str) -> tuple[SealedRow, ...]:
     """The patient's own audit shows a search that asked for them and was let see nothing."""
-    if not any(isinstance(predicate, HashIs | IdIs) for criterion in query.criteria for predicate in criterion.any_of):
+    if query.links or not any(isinstance(predicate, HashIs | IdIs | AllOf) for criterion in query.criteria
+                              for predicate in criterion.any_of) or query.opens:
         return ()
     # Any match will do: an order could be refused here over resources that may not be seen.
-    hidden = node.index.search(connection, replace(query, sort=()), SqlBound("1"),
-                               snapshot=journal.head_seq(connection), limit=1)
+    hidden: list[Match] = node.index.search(connection, replace(query, sort=()), SqlBound("1"),
+                                            snapshot=journal.head_seq(connection), limit=1)
     for match in hidden:
         facts = node.gate.facts(connection, match.row)
-        decision = node.gate.decide(connection, caller, "s", stored=facts,
-                                    stored_matcher=node.gate.stored_matcher(connection, match.row.seq))
+        decision: Decision = node.gate.decide(connection, caller, "s", stored=facts,
+                                              stored_matcher=node.gate.stored_matcher(connection, match.row.seq))
         if isinstance(decision, Deny):
-            return node.gate.entries(caller, "s", "search-type", decision, what=(query.type,),
-                                     patients=facts.home_patients, query=asked)
+            return node.gate.entries(caller, "s", name, decision, what=(query.type,), patients=facts.home_patients,
+                                     query=asked)
     return ()
-
-
-async def _commit(node: Node, caller: Caller, sealed: tuple[SealedRow, ...]) -> None:
-    await node.commits.join(Disclosure(caller.seq, sealed))
-
-
-def _bundle(query: Query, node: Node, found: Sequence[tuple[VersionRow, bytes]], link: str | None, *,
-            total: int | None) -> bytes:
-    base = f"{node.settings.base_url}/{query.type}"
-    links = [{"relation": "self", "url": f"{base}?{urlencode(query.used, quote_via=quote, safe='|:,$/')}".rstrip("?")}]
-    if link is not None:
-        links.append({"relation": "next", "url": f"{base}?{PAGE}={link}"})
-    head: dict[str, object] = {"resourceType": "Bundle", "type": "searchset", "meta": {
-        "lastUpdated": format_instant(now_ms())}}
-    if total is not None:
-        head["total"] = total
-    head["link"] = links
-    entries = [b'{"fullUrl":"%s/%s","resource":%s,"search":{"mode":"match"}}' % (
-        base.encode(), row.id.encode(), stored) for row, stored in found]
-    if query.ignored:
-        outcome = operation_outcome(tuple(Issue("warning", "not-supported", text) for text in query.ignored))
-        entries.append(b'{"resource":%s,"search":{"mode":"outcome"}}' % outcome)
-    body = orjson.dumps(head)
-    if not entries:
-        return body
-    return b'%s,"entry":[%s]}' % (body[:-1], b",".join(entries))
