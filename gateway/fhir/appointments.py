@@ -93,6 +93,8 @@ def settled(old: Resource | None, new: Resource, *, patient: str | None) -> Reso
     ``patient``: the one who writes, or for whom; None: a clinician. Others are asked again when a patient sets a time
     that no Slot offers.
     """
+    if old is not None and _answers(old) == _answers(new) and times(old) == times(new):
+        return new  # nobody answered and nothing moved: what another system says of it stays
     found = new
     if patient is not None:
         moved = old is None or any(old.get(name) != new.get(name) for name in ("start", "end"))
@@ -109,6 +111,10 @@ def settled(old: Resource | None, new: Resource, *, patient: str | None) -> Reso
         if wanted != status:
             found = {**found, "status": wanted}
     return found
+
+
+def _answers(appointment: Mapping[str, Any]) -> list[Any]:
+    return [appointment.get("status"), *(one.get("status") for one in participants(appointment))]
 
 
 def beyond_patient(old: Resource, new: Resource, patient: str) -> str | None:
