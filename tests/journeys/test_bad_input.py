@@ -118,7 +118,7 @@ def test_an_over_long_body_is_refused_declared_or_streamed(hospital: Hospital) -
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("kind", ["application/fhir+xml", "text/plain", "application/x-www-form-urlencoded", "json",
+@pytest.mark.parametrize("kind", ["application/fhir+turtle", "text/plain", "application/x-www-form-urlencoded", "json",
                                   "application/fhir+json; charset=latin-1"])
 def test_a_wrong_content_type_is_refused(hospital: Hospital, kind: str) -> None:
     refused(hospital.feed.post("Patient", b'{"resourceType":"Patient"}', Content_Type=kind), 415,
@@ -129,8 +129,8 @@ def test_a_wrong_content_type_is_refused(hospital: Hospital, kind: str) -> None:
 
 @pytest.mark.usefixtures("quiet")
 def test_a_format_not_spoken_is_refused(hospital: Hospital) -> None:
-    refused(hospital.feed.get("Patient", Accept="application/fhir+xml"), 406, place="http.Accept")
-    refused(hospital.feed.get("Patient?_format=xml"), 406, place="http._format")
+    refused(hospital.feed.get("Patient", Accept="application/fhir+turtle"), 406, place="http.Accept")
+    refused(hospital.feed.get("Patient?_format=ttl"), 406, place="http._format")
     refused(hospital.feed.post("Patient/_search", b"{}"), 415)
 
 
