@@ -32,8 +32,8 @@ from gateway.store.journal import VersionRow
 
 Level = Literal["system", "patient", "group"]
 Filters = Sequence[Sequence[tuple[str, str]]]
-Elements = Callable[[str, bytes], bytes]
-"""(type, stored bytes) to the bytes that leave."""
+Elements = Callable[[bytes], bytes]
+"""Stored bytes to those that leave."""
 
 FILE_LINES: Final = 10_000
 OVERLAP_MS: Final = 5_000
@@ -362,7 +362,7 @@ def _chunk(node: Node, caller: Caller, decided: int, rows: Sequence[VersionRow],
             lines.append(deletion(row))
         elif row.seq in opened:
             stored = opened[row.seq]
-            lines.append(stored if elements is None else elements(row.type, stored))
+            lines.append(stored if elements is None else elements(stored))
     return b"".join(line + b"\n" for line in lines), caller
 
 

@@ -18,7 +18,9 @@ import orjson
 from gateway.audit import Disclosure
 from gateway.errors import Issue, Moved, NotFound
 from gateway.fhir.outcome import operation_outcome
-from gateway.fhir.resource import format_instant, parse
+from gateway.fhir.resource import format_instant, parse, serialise
+from gateway.fhir.search_results import Results
+from gateway.fhir.subset import Subset
 from gateway.fhir.xml_shapes import Shapes
 from gateway.records import bulk_import, export, jobs
 from gateway.records.answer import Answer
@@ -219,7 +221,12 @@ async def fetch(door: Door, ask: Ask) -> Answer:
 
 
 def _elements(door: Door, request: export.Request) -> Elements | None:
-    return None
+    if not request.elements:
+        return None
+    named = tuple((head if dot else None, (tail or head).removesuffix("[x]"))
+                  for head, dot, tail in (name.partition(".") for name in request.elements))
+    subset = Subset(door.node.definitions, Results(elements=named), frozenset(request.types))
+    return lambda stored: serialise(subset.of(parse(stored)))
 
 
 ROUTES = (

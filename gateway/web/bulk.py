@@ -28,7 +28,7 @@ from gateway.web.routes import Route
 
 _EXPORT: Final = {
     "_outputFormat": Input("string"), "_since": Input("instant"), "_type": Input("string", many=True),
-    "_typeFilter": Input("string", many=True)}
+    "_typeFilter": Input("string", many=True), "_elements": Input("string", many=True)}
 _RESTRICTED: Final = {**_EXPORT, "patient": Input("Reference", many=True)}
 _FORMATS: Final = frozenset({"application/fhir+ndjson", "application/ndjson", "ndjson"})
 _NDJSON: Final = frozenset({"application/fhir+ndjson", "application/ndjson", "application/x-ndjson"})
@@ -36,6 +36,7 @@ _NEXT_FILTER: Final = re.compile(r",(?=[A-Z][A-Za-z]+\?)")
 _RESULT: Final = frozenset({"_sort", "_count", "_include", "_revinclude", "_summary", "_total", "_elements", "_page",
                             "_contained", "_containedType"})
 _FILTERS_MAX: Final = 50
+_ELEMENTS_MAX: Final = 100
 _INPUTS_MAX: Final = 100
 _DEFINITIONS: Final = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/"
 
@@ -74,9 +75,11 @@ async def _export(door: Door, ask: Ask, level: Level) -> Answer:
         raise await _told(door, ask, "export", error) from error
     if level == "group":
         await read.read(door.node, ask.caller, "Group", ask.id)
+    elements = _elements(door, given, found)
     request = export.Request(
         url=asynchronous.url(door, ask), level=level, time_ms=now_ms() - export.OVERLAP_MS, types=found,
         group=ask.id if level == "group" else None, since_ms=_since(given), filters=filters,
+        elements=elements,
         patients=_patients(door, given) if "patient" in given.values else None,
         ignored=tuple(f"$export does not take {name[:64]!r}" for name, _ in ask.pairs if name not in table))
     id_ = await jobs.ask(door.node, ask.caller, "export", request.json(), what=f"{level} export")
@@ -134,6 +137,20 @@ def _filters(door: Door, given: Inputs) -> dict[str, list[list[tuple[str, str]]]
         export.filter_query(door.node, type_, pairs)
         found[type_].append(pairs)
     return dict(found)
+
+
+def _elements(door: Door, given: Inputs, types: tuple[str, ...]) -> tuple[str, ...]:
+    """``element`` of every type that has it, or ``Type.element``. Raises BadSearch."""
+    names = tuple(dict.fromkeys(part.strip() for part in given.texts("_elements")))
+    if len(names) > _ELEMENTS_MAX:
+        raise refused("_elements", f"holds more than {_ELEMENTS_MAX} names", code="too-costly")
+    for name in names:
+        head, dot, tail = name.partition(".")
+        of = (head,) if dot else types
+        if "." in tail or (dot and head not in door.node.definitions.resource_types) or not any(
+                (tail or head).removesuffix("[x]") in door.node.definitions.type(type_).root.elements for type_ in of):
+            raise refused("_elements", f"names {name[:64]!r}: element or Type.element of an exported type is taken")
+    return names
 
 
 def _patients(door: Door, given: Inputs) -> tuple[str, ...]:

@@ -293,6 +293,21 @@ def test_filters_of_a_type_are_alternatives(hospital: Hospital, other: Client) -
     assert set(found) == {"Observation"}
 
 
+def test_elements_cut_the_lines_and_say_so(hospital: Hospital, other: Client) -> None:
+    patient = hospital.new_patient(gender="female", name=[{"family": "Short"}])
+    hospital.feed.post("Observation", observation(patient, "1.10"))
+    hospital.grant(patient, device(hospital, other))
+    found = exported(other, "$export?_type=Patient,Observation&_elements=Patient.gender,value[x]")
+    [person] = [one for one in found["Patient"] if one["id"] == patient]
+    assert set(person) == {"resourceType", "id", "meta", "gender"}
+    assert person["meta"]["tag"][-1]["code"] == "SUBSETTED"
+    assert "valueQuantity" in found["Observation"][0]
+    assert "effectiveDateTime" not in found["Observation"][0]
+    for wrong in ("Patient.nonsense", "nonsense", "Pateint.name", "Patient.name.family", "."):
+        answer = other.get(f"$export?_type=Patient&_elements={wrong}", **ASYNC)
+        assert (answer.status_code, places(answer)) == (400, ["http._elements"]), wrong
+
+
 def test_a_group_export_holds_its_members_who_granted(hospital: Hospital, other: Client) -> None:
     member, pulse = patient_with_pulse(hospital)
     silent, _ = patient_with_pulse(hospital)
