@@ -12,6 +12,7 @@ from typing import TypeVar
 import apsw
 
 from gateway.access.typed_data import Domain
+from gateway.audit import Disclosures
 from gateway.config import Settings
 from gateway.crypto.keys import KeyRing
 from gateway.errors import Moved, StoreBusy
@@ -19,6 +20,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource
 from gateway.fhir.search import SearchExtractor, parse_query
+from gateway.fhir.search_codes import Codes
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
@@ -64,6 +66,7 @@ class Node:
     ring: KeyRing
     database: Database
     commits: GroupCommit
+    disclosures: Disclosures
     index: Index
     versions: Versions
     gate: Gate
@@ -72,11 +75,13 @@ class Node:
     rules: Mapping[str, TypeRules]
     proofs: Proofs
     library: Library = field(default_factory=Library)
+    codes: Codes | None = None
+    """What ``:in`` and ``:below`` are answered from, where one caller's search has gathered it."""
 
     def query(self, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> Query:
         """Read a type-level search. Raises BadSearch."""
         return parse_query(self.extractor.plans, type_, pairs, strict=strict, own_bases=(self.settings.base_url,),
-                           max_count=self.settings.max_page, now_ms=now_ms())
+                           max_count=self.settings.max_page, now_ms=now_ms(), codes=self.codes)
 
     async def decided(self, caller: Caller, attempt: Callable[[Caller], Awaitable[T]]) -> T:
         """Run ``attempt``, which decides and commits; again, with the caller read anew, each time the world moved.

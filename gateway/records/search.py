@@ -22,14 +22,14 @@ from gateway.errors import BadSearch, Issue, TooCostly
 from gateway.fhir.query import AllOf, HashIs, IdIs, Query
 from gateway.fhir.resource import parse, serialise
 from gateway.fhir.subset import Subset
-from gateway.records import including, searchset, sorting
+from gateway.records import including, searchset, sorting, terminology
 from gateway.records.gate import Caller
 from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed
 from gateway.records.including import Including
 from gateway.records.node import Node
 from gateway.records.opening import Opening
 from gateway.records.paging import PageLink
-from gateway.records.searched import Place, Search, queries, read_search
+from gateway.records.searched import Place, Search, named_types, queries, read_search
 from gateway.store import journal
 from gateway.store.index import Cursor, Match, Sight, SqlBound
 from gateway.store.journal import VersionRow
@@ -79,6 +79,7 @@ async def search_place(node: Node, caller: Caller, place: Place, pairs: Sequence
         if page.type != place.path:
             raise BadSearch("the page link is of another search", code="value", expression=f"http.{PAGE}")
         pairs, strict = page.pairs, page.strict
+    node = await terminology.asking(node, caller, named_types(place, pairs), pairs)
     asked = read_search(node, place, pairs, strict=strict)
     including.check(asked.head.results.includes)
     return await node.decided(caller, lambda now: _page(node, now, asked, page))

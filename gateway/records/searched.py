@@ -84,6 +84,14 @@ def read_search(node: Node, place: Place, pairs: Pairs, *, strict: bool) -> Sear
     return Search(place=place, pairs=tuple(pairs), strict=strict, head=head, types=types, lists=lists)
 
 
+def named_types(place: Place, pairs: Pairs) -> list[str]:
+    """The types whose parameters are asked, as far as the search names them; else the sample all types stand for."""
+    if place.type is not None:
+        return [place.type]
+    named = [type_ for name, value in pairs if name == "_type" for type_ in value.split(",")]
+    return named or [_SAMPLE]
+
+
 def _criteria(pairs: Pairs, several: bool) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if name != "_list" and not (several and name == "_type")]
 

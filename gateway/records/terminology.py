@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 import apsw
 
+from gateway.audit import SealedRow
 from gateway.errors import Forbidden, GatewayError
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.fhir.terminology import Terminology
@@ -28,6 +30,7 @@ from gateway.store import journal
 _MAPS_MAX = 50
 """Most ConceptMaps looked into where none is named."""
 _VALUE_MAX = 1_000
+_MODIFIERS = (":in", ":not-in", ":above", ":below")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +115,72 @@ class Shelf:
         return known
 
 
-def terminology(node: Node, caller: Caller, connection: apsw.Connection) -> tuple[Terminology, Shelf]:
-    """What a search asks for ``:in``, ``:below`` and the like, in the caller's view."""
-    shelf = Shelf(node, caller, connection)
-    return Terminology(shelf, node.definitions), shelf
+class Remembered:
+    """A Terminology's answers to what a search asked of it: they outlive the snapshot they were worked out in."""
+
+    def __init__(self, terms: Terminology) -> None:
+        self._terms = terms
+        self._answers: dict[tuple[str, ...], Any] = {}  # Any: what the question gives, or the error it raised
+
+    def close(self, terms: Terminology) -> None:
+        """What was not asked yet is answered by ``terms`` from here on."""
+        self._terms = terms
+
+    def members(self, canonical: str) -> Mapping[str, frozenset[str]]:
+        found: Mapping[str, frozenset[str]] = self._ask("members", canonical)
+        return found
+
+    def descendants(self, system: str, code: str) -> frozenset[str]:
+        found: frozenset[str] = self._ask("descendants", system, code)
+        return found
+
+    def ancestors(self, system: str, code: str) -> frozenset[str]:
+        found: frozenset[str] = self._ask("ancestors", system, code)
+        return found
+
+    def _ask(self, name: str, *arguments: str) -> Any:
+        key = (name, *arguments)
+        if key not in self._answers:
+            try:
+                self._answers[key] = getattr(self._terms, name)(*arguments)
+            except GatewayError as error:
+                self._answers[key] = error
+        answer = self._answers[key]
+        if isinstance(answer, GatewayError):
+            raise answer
+        return answer
+
+
+async def asking(node: Node, caller: Caller, types: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Node:
+    """The node for a search whose parameters ask for value sets or hierarchies: it knows their answers, as the caller
+    may know them. For any other search the node as it is, at no cost.
+    """
+    asked = [(name, value) for name, value in pairs if name == "_filter" or name.endswith(_MODIFIERS)]
+    if not asked:
+        return node
+
+    def gathered(caller: Caller) -> tuple[Remembered, tuple[SealedRow, ...]]:
+        with node.database.snapshot() as connection:
+            shelf = Shelf(node, caller, connection)
+            codes = Remembered(Terminology(shelf, node.definitions))
+            view = replace(node, codes=codes)
+            for type_ in node.definitions.resource_types.intersection(types):
+                for pair in asked:
+                    try:
+                        view.query(type_, [pair], strict=True)
+                    except GatewayError:
+                        continue  # the search itself will say so
+            rows = audit_rows(node, caller, connection, "search-type", shelf.found.values(), query=urlencode(asked),
+                              about="ValueSet") if shelf.found else ()
+        codes.close(Terminology(node.library, node.definitions))
+        return codes, rows
+
+    async def attempt(caller: Caller) -> Node:
+        codes, rows = await asyncio.to_thread(gathered, caller)
+        if rows:
+            await disclosed(node, caller, rows)
+        return replace(node, codes=codes)
+    return await node.decided(caller, attempt)
 
 
 async def answer(node: Node, caller: Caller, question: Question,
@@ -131,7 +196,7 @@ async def answer(node: Node, caller: Caller, question: Question,
             caller = caller.again()
             instance = reading.stored
 
-        def carried_out() -> tuple[Resource | GatewayError, tuple[Any, ...]]:  # Any: sealed rows of the audit
+        def carried_out() -> tuple[Resource | GatewayError, tuple[SealedRow, ...]]:
             with node.database.snapshot() as connection:
                 shelf = Shelf(node, caller, connection)
                 found: Resource | GatewayError

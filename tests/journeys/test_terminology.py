@@ -289,6 +289,46 @@ def test_what_an_answer_was_made_from_is_audited(hospital: Hospital) -> None:
     assert len(hospital.audited()) == before
 
 
+def coded(patient: str, of: str, code: str) -> dict[str, Any]:
+    return {"resourceType": "Observation", "status": "final", "subject": {"reference": f"Patient/{patient}"},
+            "code": {"coding": [{"system": of, "code": code}]}}
+
+
+def test_searches_ask_posted_value_sets_and_hierarchies(hospital: Hospital) -> None:
+    of, url = fresh("cs"), fresh("vs")
+    hospital.new(system(of))
+    set_id = hospital.new(value_set(url, of, ("legs", "=", "4")))
+    patient = hospital.new_patient()
+    ids = {code: hospital.new(coded(patient, of, code)) for code in ("animal", "dog", "bird")}
+
+    def found(query: str) -> set[str]:
+        return {code for code, id_ in ids.items() if id_ in hospital.feed.ids(f"Observation?patient={patient}&{query}")}
+
+    assert found(f"code:in={url}") == {"dog"}
+    assert any(f"ValueSet/{set_id}/_history/1" in entry.what for entry in hospital.audited(limit=4))
+    assert found(f"code:not-in={url}") == {"animal", "bird"}
+    assert found(f"code:below={of}|animal") == {"animal", "dog", "bird"}
+    assert found(f"code:above={of}|dog") == {"animal", "dog"}
+    assert found(f"status:in={VS}observation-status") == set(ids)
+    paged = hospital.feed.all_ids(f"Observation?patient={patient}&code:below={of}|animal&_count=1")
+    assert sorted(paged) == sorted(ids.values())
+    assert hospital.feed.total(f"Patient?_id={patient}&_has:Observation:patient:code:in={url}") == 1
+
+
+def test_searches_by_value_sets_a_token_may_not_read_are_refused_as_unknown(hospital: Hospital) -> None:
+    of, url = fresh("cs"), fresh("vs")
+    hospital.new(system(of))
+    hospital.new(value_set(url, of))
+    client = hospital.clinician("dr-unread-terms", scope="user/Observation.rs")
+    for query, other in ((f"code:in={url}", f"code:in={fresh('vs')}"), (f"code:below={of}|dog",
+                                                                       f"code:below={fresh('cs')}|dog")):
+        seen, unseen = client.get(f"Observation?{query}"), client.get(f"Observation?{other}")
+        assert seen.status_code == unseen.status_code == 400
+        assert seen.json()["issue"][0]["code"] == unseen.json()["issue"][0]["code"]
+    assert client.get(f"Observation?status:in={VS}observation-status").status_code == 200
+    assert client.get(f"Observation?code:below={REASON}|PurposeOfUse").status_code == 200
+
+
 def test_an_operation_inside_a_batch(hospital: Hospital) -> None:
     bundle = {"resourceType": "Bundle", "type": "batch", "entry": [{"request": {
         "method": "GET", "url": f"ValueSet/$expand?url={VS}administrative-gender"}}]}
