@@ -100,16 +100,17 @@ def _is_here(target: ReferenceTarget, base: str) -> bool:
                                          and target.base.rstrip("/") == base)
 
 
-def added(node: Node, made: Draft, old: Resource | None, links: Links) -> list[Target]:
+def added(node: Node, caller: Caller, made: Draft, old: Resource | None, links: Links) -> list[Target]:
     """The references of a write that are to be checked."""
     type_ = made.access.type
     if not links.checked or not _checks(node, type_):
         return []
     base = node.settings.base_url
     kept = set() if old is None else {(one.name, one.vid) for one in targets(old, base)}
-    own = f"{type_}/{made.access.id}"
-    return [one for one in targets(made.resource, base) if one.name in links.deleted
-            or ((one.name, one.vid) not in kept and one.name != own and one.name not in links.written)]
+    given = {f"{type_}/{made.access.id}", *links.written}
+    granted = {caller.grant.user, node.settings.hospital_reference}
+    return [one for one in targets(made.resource, base) if one.name in links.deleted or not (
+        (one.name, one.vid) in kept or one.name in given or (one.name in granted and one.vid is None))]
 
 
 def _checks(node: Node, type_: str) -> bool:
@@ -122,12 +123,9 @@ def unknown(node: Node, caller: Caller, connection: apsw.Connection, made: Draft
     """Those that lead nowhere for this caller; None: each leads to something they may refer to."""
     issues: list[Issue] = []
     patients: list[str] = []
-    granted = {reference for reference in (caller.grant.user, node.settings.hospital_reference) if reference}
     for one in found:
         if one.name in links.deleted:
             issues.append(Issue("error", "not-found", f"{one.name} is deleted in the same transaction", one.path))
-            continue
-        if one.name in granted and one.vid is None:
             continue
         key = (one.name, one.vid)
         if key not in links._known:

@@ -30,7 +30,7 @@ from gateway.errors import (
     Unprocessable,
 )
 from gateway.fhir.home import home_patients
-from gateway.fhir.resource import Resource, canonical, parse, reference_target, references, stamp
+from gateway.fhir.resource import Resource, canonical, copy, parse, reference_target, references, stamp
 from gateway.records import references as integrity
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Hook, Node, still
@@ -156,7 +156,7 @@ def _known_targets(node: Node, caller: Caller, connection: apsw.Connection, old:
                    links: Links | None) -> tuple[Target, ...]:
     """What a permitted write refers to. Raises Answered naming the references that lead nowhere for the caller."""
     links = links or Links()
-    found = integrity.added(node, made, old, links)
+    found = integrity.added(node, caller, made, old, links)
     nowhere = integrity.unknown(node, caller, connection, made, found, links) if found else None
     if nowhere is None:
         return tuple(found)
@@ -203,12 +203,14 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
     stored = None if row.deleted else node.versions.open(connection, row).stored
     old = None if stored is None else parse(stored)
     made = _settled(node, caller, old, made, id_)
+    only_labels = old is not None and _content(old, "security") == _content(
+        stamp(made.resource, id_, row.vid, row.updated_ms), "security")
+    only_move = old is not None and _only_moved(before, made, old, id_)
     decision = node.gate.decide(
         connection, caller, "u", stored=before, proposed=made.access,
         stored_matcher=node.gate.stored_matcher(connection, row.seq),
-        proposed_matcher=node.gate.proposed_matcher(made.search, id_, time),
-        only_labels=old is not None and _content(old, "security") == _content(
-            stamp(made.resource, id_, row.vid, row.updated_ms), "security"))
+        proposed_matcher=node.gate.proposed_matcher(made.search, id_, time), only_labels=only_labels,
+        only_move=only_move)
     if isinstance(decision, Deny):
         raise Refused(decision, before, type_, placed=f"{type_}/{id_}", absent=_absent(node, type_, id_, expected),
                       visible=_visible(node, caller, connection, row, before), others=made.access.home_patients)
@@ -221,6 +223,8 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                                           what=(f"{type_}/{id_}/_history/{row.vid}",)))
     return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted,
                    hook=_type_hook(node, caller, old, made, id_), before=before.home_patients,
+                   # Who labels or moves a record does not become its author, and so allowed to change it.
+                   author=(row.client, row.user) if only_labels or only_move else None,
                    targets=_known_targets(node, caller, connection, old, made, links))
 
 
@@ -297,14 +301,33 @@ def _visible(node: Node, caller: Caller, connection: apsw.Connection, row: Versi
 
 
 def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: int, decision: Decision, name: str, *,
-            created: bool, hook: Hook | None, targets: tuple[Target, ...], before: tuple[str, ...] = ()) -> Prepared:
-    """``before``: the home patients of the version replaced, who are told even when it is no longer theirs."""
-    new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=caller.grant.client_id,
-                                     user=caller.grant.user)
+            created: bool, hook: Hook | None, targets: tuple[Target, ...], before: tuple[str, ...] = (),
+            author: tuple[str, str | None] | None = None) -> Prepared:
+    """``before``: the home patients of the version replaced, who are told even when it is no longer theirs.
+
+    ``author``: whose the content is, where that is not the caller.
+    """
+    client, user = author or (caller.grant.client_id, caller.grant.user)
+    new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=client, user=user)
     entries = node.gate.entries(caller, "c" if created else "u", name, decision,
                                 patients=tuple(dict.fromkeys((*before, *made.access.home_patients))),
                                 what=(f"{new.type}/{id_}/_history/{vid}",))
     return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook, targets)
+
+
+def _only_moved(before: ResourceFacts, made: Draft, old: Resource, id_: str) -> bool:
+    """Whether the update changes nothing but which patients the record is about."""
+    homes = {*before.home_patients, *made.access.home_patients}
+    if set(before.home_patients) == set(made.access.home_patients) or made.access.type == "Patient":
+        return False
+
+    def without_patient(resource: Resource) -> Resource:
+        found: Resource = copy(resource)
+        for _, target in references(found):
+            if target["reference"] in homes:
+                target["reference"] = "Patient"
+        return found
+    return _content(without_patient(old)) == _content(stamp(without_patient(made.resource), id_, 0, 0))
 
 
 def _content(resource: Resource, *beside: str) -> bytes:
