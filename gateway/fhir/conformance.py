@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.fhir.definitions import Definitions
-from gateway.fhir.search import Plans
+from gateway.fhir.search import Plan, Plans
+from gateway.fhir.search_criteria import modifiers_of
+from gateway.fhir.search_results import CONTROLS, may_target, refers
 
-_CONTROL = (("_count", "number", "Resources on a page; 0 asks for the count alone"),)
+_SYSTEM_CONTROLS = {**CONTROLS, "_type": ("string", "Comma-separated resource types; all that may be searched without")}
+
+_AUDIT = "AuditEvent"
+_AUDIT_CONTROLS = frozenset({"_count", "_sort", "_summary", "_elements"})
 BULK_DATA = "http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"
 RELEASED = "2026-11-21"
 
@@ -64,6 +69,9 @@ def capability_statement(definitions: Definitions, plans: Plans, offered: Sequen
                 updateCreate=update_creates, conditionalDelete=conditional_delete,
                 referencePolicy=["literal", "logical", "local", *(["enforced"] if name in enforced else [])])
                 for name in sorted(definitions.resource_types)],
+            "searchParam": [_control(*one) for one in sorted(_SYSTEM_CONTROLS.items())],
+            "compartment": [f"http://hl7.org/fhir/CompartmentDefinition/{name.lower()}"
+                            for name in sorted(definitions.compartments)],
             "interaction": _interactions(system), **_operations(system),
         }]}
 
@@ -84,7 +92,32 @@ def _resource(plans: Plans, name: str, offered: Sequence[Offered], **chosen: Any
         "interaction": _interactions(offered),
         "versioning": "versioned-update", "readHistory": True, "conditionalCreate": True, "conditionalUpdate": True,
         "conditionalRead": "full-support", **chosen,
-        "searchParam": [*({"name": code, "type": plan.parameter.type, "definition": plan.parameter.url}
-                          for code, plan in sorted(plans.of(name).items()) if not plan.refused),
-                        *({"name": code, "type": type_, "documentation": text} for code, type_, text in _CONTROL)],
+        **_included(plans, name),
+        "searchParam": [*(_parameter(code, plan) for code, plan in sorted(plans.of(name).items()) if not plan.refused),
+                        *(_control(*one) for one in sorted(CONTROLS.items())
+                          if name != _AUDIT or one[0] in _AUDIT_CONTROLS)],
         **_operations(offered)}
+
+
+def _parameter(code: str, plan: Plan) -> dict[str, str]:
+    """R4 has no element for modifiers here: they are told in words."""
+    modifiers = [f":{one}" for one in modifiers_of(plan)]
+    if plan.parameter.type == "reference" and modifiers:
+        modifiers.append(":[type]")
+    told = {"documentation": f"Modifiers: {' '.join(modifiers)}"} if modifiers else {}
+    return {"name": code, "type": plan.parameter.type, "definition": plan.parameter.url, **told}
+
+
+def _control(name: str, meaning: tuple[str, str]) -> dict[str, str]:
+    return {"name": name, "type": meaning[0], "documentation": meaning[1]}
+
+
+def _included(plans: Plans, name: str) -> dict[str, list[str]]:
+    """What ``_include`` and ``_revinclude`` follow; the audit's own events stand in no index."""
+    if name == _AUDIT:
+        return {}
+    followed = [f"{name}:{code}" for code, plan in sorted(plans.of(name).items()) if refers(plan)]
+    reverse = [f"{other}:{code}" for other in sorted(plans.definitions.resource_types) if other != _AUDIT
+               for code, plan in sorted(plans.of(other).items()) if refers(plan) and may_target(plan, name)]
+    return {"searchInclude": ["*", *([f"{name}:*", *followed] if followed else [])],
+            "searchRevInclude": ["*", *reverse]}

@@ -56,6 +56,14 @@ _BARE = frozenset({"_id", "_lastUpdated", *OPENED})
 """They take no modifier but ``:not`` on ``_id``."""
 
 
+def modifiers_of(plan: Plan) -> tuple[str, ...]:
+    """The modifiers a parameter takes; one of references takes the names of resource types besides."""
+    if plan.parameter.code in _BARE:
+        return ("not",) if plan.parameter.code == "_id" else ()
+    identifiers = any(source.type == "Identifier" for source in plan.sources or ())
+    return tuple(one for one in MODIFIERS[plan.parameter.type] if one != "of-type" or identifiers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criteria:
     """Reads parameters of any type. ``alone``: what one resource's facts cannot tell is refused."""
@@ -95,14 +103,9 @@ class Criteria:
 
     def _check_modifier(self, plan: Plan, modifier: str, name: str) -> None:
         """R4: a modifier that is not supported is refused, never dropped."""
-        kind = plan.parameter.type
-        taken = modifier in MODIFIERS[kind] or (
-            kind == "reference" and modifier in self.plans.definitions.resource_types)
-        if plan.parameter.code in _BARE:
-            taken = modifier == "not" and plan.parameter.code == "_id"
-        if modifier == "of-type" and all(source.type != "Identifier" for source in plan.sources or ()):
-            taken = False
-        if not taken:
+        kind, bare = plan.parameter.type, plan.parameter.code in _BARE
+        typed = kind == "reference" and not bare and modifier in self.plans.definitions.resource_types
+        if not typed and modifier not in modifiers_of(plan):
             raise BadSearch(f"{name}: the modifier :{modifier[:64]} is not supported on a {kind} parameter here",
                             code="not-supported", expression=f"http.{name}")
 

@@ -23,6 +23,7 @@ from gateway.errors import BadSearch, Gone, KeyDestroyed, NotFound, TooCostly
 from gateway.fhir.query import HashIs, Query
 from gateway.fhir.resource import format_instant, parse, serialise
 from gateway.fhir.search import matches
+from gateway.fhir.subset import Subset
 from gateway.records import search as resources
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Node
@@ -135,6 +136,7 @@ def find(node: Node, caller: Caller, connection: apsw.Connection, id_: str) -> S
 async def read(node: Node, caller: Caller, id_: str, vid: int | None = None) -> bytes:
     """One AuditEvent, which has one version. Raises NotFound, Forbidden, Gone."""
     async def attempt(caller: Caller) -> bytes:
+        await asyncio.to_thread(node.disclosures.settle)
         connection = node.database.reader
         row = find(node, caller, connection, id_)
         if vid not in (None, 1):
@@ -161,6 +163,11 @@ async def search(node: Node, caller: Caller, pairs: Sequence[tuple[str, str]], *
     query = node.query("AuditEvent", kept, strict=strict)
     if query.sort:
         raise BadSearch("AuditEvents come newest first: _sort=-date", code="not-supported", expression="http._sort")
+    if query.results.includes:
+        raise BadSearch("AuditEvents are shown without what they name", code="not-supported",
+                        expression="http._revinclude" if query.results.includes[0].reverse else "http._include")
+    if query.results.total not in (None, "none"):
+        raise BadSearch("AuditEvents are counted by _summary=count", code="not-supported", expression="http._total")
     bundle = await node.decided(caller, lambda now: _page(node, now, query, below))
     if not any(link["relation"] == "next" for link in bundle["link"]) and _any_stored(node):
         _append(bundle, parse(await resources.search(node, caller.again(), "AuditEvent", kept, strict=strict)))
@@ -185,6 +192,7 @@ def _append(bundle: dict[str, Any], stored: dict[str, Any]) -> None:
 async def _page(node: Node, caller: Caller, query: Query, below: int) -> dict[str, Any]:
     # Many rows may be opened: not on the event loop's thread.
     found, following = await asyncio.to_thread(_found, node, caller, query, below)
+    found.sort(key=lambda made: str(made["recorded"]), reverse=True)  # a row may enter the chain a moment late
     await _told(node, caller, [f"AuditEvent/{made['id']}" for made in found[:1]], urlencode(query.used))
     base = f"{node.settings.base_url}/AuditEvent"
     bundle: dict[str, Any] = {"resourceType": "Bundle", "type": "searchset",
@@ -195,8 +203,11 @@ async def _page(node: Node, caller: Caller, query: Query, below: int) -> dict[st
     if following is not None:
         pairs = [*query.used, ("_below", str(following))]
         bundle["link"].append({"relation": "next", "url": f"{base}?{urlencode(pairs)}"})
-    elif below == 2**62:
+    elif below == 2**62 and query.results.total is None:
         bundle["total"] = len(found)
+    if query.results.subset:
+        subset = Subset(node.definitions, query.results, (query.type,))
+        found = [subset.of(made) for made in found]
     if found:
         bundle["entry"] = [{"fullUrl": f"{base}/{made['id']}", "resource": made, "search": {"mode": "match"}}
                            for made in found]
@@ -204,6 +215,7 @@ async def _page(node: Node, caller: Caller, query: Query, below: int) -> dict[st
 
 
 def _found(node: Node, caller: Caller, query: Query, below: int) -> tuple[list[dict[str, Any]], int | None]:
+    node.disclosures.settle()
     with node.database.snapshot() as connection:
         node.gate.bound(connection, caller, "AuditEvent")
         # No client wrote these rows, so a feed's way to what it wrote itself leads to none.
@@ -260,4 +272,4 @@ async def _told(node: Node, caller: Caller, what: list[str], query: str | None) 
     """Reading the audit is audited in the custodian's own rows, not again in the patient's."""
     rows = node.gate.entries(caller, "s" if query is not None else "r", "search-type" if query is not None else "read",
                              None, what=what or ["AuditEvent"], patients=(), outcome="0", query=query)
-    await node.commits.join(Disclosure(caller.seq, rows))
+    await node.disclosures.join(Disclosure(caller.seq, rows))

@@ -14,6 +14,7 @@ from gateway.fhir.resource import parse_json
 from gateway.records import audit_events, conditional, patching, read, write
 from gateway.records.answer import Answer, version_answer
 from gateway.records.patching import JSON_PATCH, Patch
+from gateway.web import subsets
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 from gateway.web.routes import Route
@@ -90,10 +91,13 @@ async def delete(door: Door, ask: Ask) -> Answer:
 async def read_version(door: Door, ask: Ask) -> Answer:
     """GET of an id, or of one version of it."""
     vid = version_id(ask) if len(ask.parts) > 2 else None
+    results = subsets.asked(door, ask)
     if ask.type == "AuditEvent" and audit_events.is_ours(ask.id):
-        return Answer(200, await audit_events.read(door.node, ask.caller, ask.id, vid), {"ETag": 'W/"1"'})
+        event = await audit_events.read(door.node, ask.caller, ask.id, vid)
+        return subsets.cut(door, ask, results, Answer(200, event, {"ETag": 'W/"1"'}))
     reading = await read.read(door.node, ask.caller, ask.type, ask.id, vid)
-    return version_answer(200, reading.stored, reading.row.vid, reading.row.updated_ms)
+    answer = version_answer(200, reading.stored, reading.row.vid, reading.row.updated_ms)
+    return subsets.cut(door, ask, results, answer)
 
 
 def version_id(ask: Ask) -> int:

@@ -256,6 +256,26 @@ def test_a_part_is_marked_as_one(hospital: Hospital, ward: dict[str, str], query
     assert found["meta"]["versionId"] == "1"
 
 
+@pytest.mark.parametrize("place", ["", "/_history/1"])
+def test_a_read_shows_the_part_asked(hospital: Hospital, ward: dict[str, str], place: str) -> None:
+    url = f"Patient/{ward['ana']}{place}"
+    assert hospital.feed.get(f"{url}?_elements=gender").json().keys() == {"resourceType", "id", "meta", "gender"}
+    summary = hospital.feed.get(f"{url}?_summary=true")
+    assert "photo" not in summary.json()
+    assert summary.json()["meta"]["tag"] == [SUBSETTED]
+    assert summary.headers["etag"] == 'W/"1"'
+    assert places(hospital.feed.get(f"{url}?_elements=nosuch")) == ["http._elements"]
+    assert places(hospital.feed.get(f"{url}?_summary=count")) == ["http._summary"]
+
+
+def test_the_audit_takes_what_it_can_keep(hospital: Hospital, ward: dict[str, str]) -> None:
+    patient = hospital.patient(ward["ana"])
+    [entry] = patient.get("AuditEvent?_count=1&_elements=action").json()["entry"]
+    assert entry["resource"].keys() == {"resourceType", "id", "meta", "type", "action", "recorded", "agent", "source"}
+    for query in ("_include=AuditEvent:patient", "_revinclude=Provenance:target", "_total=accurate"):
+        assert places(patient.get(f"AuditEvent?{query}")) == [f"http.{query.partition('=')[0]}"]
+
+
 def test_mandatory_elements_modifiers_and_decimals_are_kept(hospital: Hospital, ward: dict[str, str]) -> None:
     text = hospital.feed.get(f"Observation?_id={ward['o1']}&_elements=value").text
     [entry] = json.loads(text)["entry"]
