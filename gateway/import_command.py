@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -65,6 +65,7 @@ async def _carry_out(importer: Importer, outcome: Outcome, files: Sequence[Path]
         for piece in _pieces(files, bar.update):
             await importer.take(piece)
         await importer.flush()
+    outcome.dangling(importer.dangling())
 
 
 def _pieces(files: Sequence[Path], advance: Callable[[int], object]) -> Iterator[Piece | Fault]:
@@ -128,6 +129,7 @@ class Outcome:
     def __init__(self, file: Path | None) -> None:
         self._file = None if file is None else _report_file(file)
         self._imported: Counter[str] = Counter()
+        self._dangling: Counter[str] = Counter()
         self._new = self._already = self._refused = 0
         self._shown: list[str] = []
         self._started_s = time.monotonic()
@@ -163,6 +165,12 @@ class Outcome:
             self._shown += [_plain(f"  {place}  {issue.expression + ': ' if issue.expression else ''}"
                                    f"{issue.diagnostics}") for issue in issues]
 
+    def dangling(self, found: Mapping[str, int]) -> None:
+        """What imported records refer to that is not here: records come in any order, so it is told, not refused."""
+        for name, count in sorted(found.items()):
+            self._write({"dangling": name, "references": count})
+        self._dangling = Counter(name.partition("/")[0] for name in found)
+
     def close(self, *, complete: bool) -> int:
         """Print the report; the exit code."""
         self._open = False
@@ -179,6 +187,9 @@ class Outcome:
         if self._already:
             print(f"there already   {self._already} files or lines of an earlier import (--again brings them in anew)")
         print(f"refused         {self._refused}")
+        if self._dangling:
+            kinds = ", ".join(f"{type_} {count}" for type_, count in sorted(self._dangling.items()))
+            print(f"dangling        records refer to {self._dangling.total()} resources that are not here ({kinds})")
         for line in self._shown[:_SHOWN_MAX]:
             print(line)
         if len(self._shown) > _SHOWN_MAX or self._refused > len(self._shown):

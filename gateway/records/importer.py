@@ -28,6 +28,7 @@ from gateway.records.gate import Caller
 from gateway.records.import_bundle import REQUESTS, as_entry, as_transaction
 from gateway.records.import_source import Fault, Piece
 from gateway.records.node import Hook, Node
+from gateway.records.references import Dangling
 from gateway.store import imports
 
 LOG = logging.getLogger("gateway.import")
@@ -82,6 +83,7 @@ class Importer:
         self._names = Pseudonymizer(node.ring.secret("pseudonym"))
         self._files: dict[bytes, bytes] = {}
         self._window: tuple[bytes, int, set[int]] = (b"", -1, set())
+        self._dangling = Dangling()
         self._group: list[_Single] = []
         self._group_places: set[str] = set()
         self._group_bytes = 0
@@ -104,6 +106,10 @@ class Importer:
                 await self._single(piece, resource, mark)
         except InputRefused as error:
             self._report.refused(piece.file, piece.line, error.issues)
+
+    def dangling(self) -> dict[str, int]:
+        """What imported records refer to that is not here, with how many references lead to it: ask at the end."""
+        return self._dangling.found(self._node)
 
     async def flush(self) -> None:
         """Carry out what waits."""
@@ -183,6 +189,7 @@ class Importer:
         for entry, done in zip(bundle.get("entry", ()), orjson.loads(answer).get("entry", ()), strict=True):
             status = done["response"]["status"]
             if entry["request"]["method"] in ("POST", "PUT") and status[:3] in ("200", "201"):
+                self._dangling.note(self._node, entry["resource"])
                 self._report.imported(entry["resource"]["resourceType"], new=status.startswith("201"))
 
     def _mark(self, piece: Piece) -> imports.Mark:

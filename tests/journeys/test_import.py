@@ -123,3 +123,14 @@ def test_an_import_goes_on_without_a_gateway_and_is_there_when_it_starts(gateway
     assert "Observation.status" in done.stdout
     gateway.start()
     assert gateway.client().get("/Observation?subject=Patient/imported&_summary=count").json()["total"] == 1
+
+
+def test_what_imported_records_refer_to_in_vain_is_told_at_the_end(gateway: Gateway, tmp_path: Path) -> None:
+    """Files come in any order: a reference that a later one answers is none of it."""
+    encounter = {"resourceType": "Encounter", "status": "finished", "class": {"code": "AMB"},
+                 "subject": {"reference": "Patient/imported"}, "participant": [{"individual": {
+                     "reference": "Practitioner/nobody"}}]}
+    (tmp_path / "a.ndjson").write_text(json.dumps(encounter))
+    (tmp_path / "b.ndjson").write_text(json.dumps({"resourceType": "Patient", "id": "imported"}))
+    done = gateway.run("import", str(tmp_path / "a.ndjson"), str(tmp_path / "b.ndjson"))
+    assert "1 resources that are not here (Practitioner 1)" in done.stdout
