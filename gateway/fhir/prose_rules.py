@@ -17,6 +17,7 @@ from gateway.fhir.run import Run
 
 ProseRule = Callable[[dict[str, Any], str, Run], None]
 
+_HEAD = re.compile(r"[\s(]*([A-Z][A-Za-z]+)\.")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _NESTED = re.compile(r"[eE]xtension\[\d+\]\.extension\[\d+\]$")
 _VALUE_SET = "http://hl7.org/fhir/ValueSet/"
@@ -56,6 +57,11 @@ def _full_url(url: str, resource: dict[str, Any], path: str, run: Run) -> None:
 def _search_parameter(parameter: dict[str, Any], path: str, run: Run) -> None:
     if parameter.get("type") == "composite" and len(parameter.get("component", ())) < 2:
         run.error("structure", "a composite search parameter has two components or more", f"{path}.component")
+    expression, bases = parameter.get("expression"), parameter.get("base", ())
+    if type(expression) is str and len(bases) == 1 and bases[0] not in ("Resource", "DomainResource"):
+        heads = [_HEAD.match(part) for part in expression.split("|")]
+        if all(head is not None and head[1] not in (bases[0], "Resource", "DomainResource") for head in heads):
+            run.error("invalid", "the expression says nothing of the type in base", f"{path}.expression")
 
 
 def _extension(extension: dict[str, Any], path: str, run: Run) -> None:

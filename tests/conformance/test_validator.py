@@ -33,9 +33,9 @@ NOT_OURS = re.compile(
 unknown extensions and example URLs, and of a required code that an extension says is absent."""
 
 
-def errors(body: bytes) -> list[str]:
+def errors(body: bytes, *, thorough: bool = False) -> list[str]:
     try:
-        issues = VALIDATOR.validate(parse(body))
+        issues = VALIDATOR.validate(parse(body), thorough=thorough)
     except Malformed as error:
         issues = list(error.issues)
     return [f"{i.expression}: {i.diagnostics}" for i in issues if i.severity in ("error", "fatal")]
@@ -130,7 +130,7 @@ def test_agreement_with_hl7s_java_validator(capsys: pytest.CaptureFixture[str]) 
         if case["needs_support"] or case["errors"] is None or not case["file"].endswith(".json"):
             continue
         judged += 1
-        ours = errors((folder / "files" / case["file"]).read_bytes())
+        ours = errors((folder / "files" / case["file"]).read_bytes(), thorough=True)
         if bool(ours) == bool(case["errors"]):
             agreed += 1
         elif not ours and all(NOT_OURS.search(text) for text in java_errors(folder, case)):
@@ -143,7 +143,7 @@ def test_agreement_with_hl7s_java_validator(capsys: pytest.CaptureFixture[str]) 
             f"\nJava validator: {agreed} of {judged} agree; {agreed} of {within} without the "
             f"{len(outside)} that need terminology, profiles or a policy on extensions; differing: {differing}"
         )
-    assert agreed >= 0.9 * within
+    assert agreed >= 0.95 * within
     listed = (Path(__file__).parent / "README.md").read_text("utf-8")
     assert all(f"`{name}`" in listed for name in (*outside, *differing)), "list it in README.md"
 
