@@ -32,6 +32,7 @@ from gateway.errors import GatewayError, Misconfigured
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.packages import Packages
 from gateway.fhir.search import SearchExtractor
+from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
 from gateway.records import consents, scheduling
@@ -115,7 +116,7 @@ def build_validator(settings: Settings, definitions: Definitions) -> Validator:
         if type_ not in definitions.resource_types:
             raise Misconfigured(f"required_profiles: {type_[:64]!r} is no R4 resource type")
         required.setdefault(type_, []).append(canonical)
-    return Validator(definitions, packages=Packages.load(settings.packages), required=required)
+    return Validator(definitions, packages=Packages.load(settings.packages), required=required, library=Library())
 
 
 def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
