@@ -34,7 +34,8 @@ class Request:
 
     ``stored``: the version read, searched, replaced or deleted; None where there is none. ``proposed``: what a create
     or update would store. The matchers answer for granular scopes, each for its side; None matches nothing.
-    ``only_labels``: the update changes nothing but ``meta.security``. ``chain_fresh``: the chain's head is recent.
+    ``only_labels``: the update changes nothing but ``meta.security``; ``only_move``: nothing but which patient it is
+    about. ``chain_fresh``: the chain's head is recent.
     """
 
     interaction: Interaction
@@ -44,6 +45,7 @@ class Request:
     stored_matcher: Matcher | None = None
     proposed_matcher: Matcher | None = None
     only_labels: bool = False
+    only_move: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,9 @@ def _duty_writes(request: Request, side: ResourceFacts, grant: Grant, role: Role
             return admitted
     if (request.interaction == "u" and request.only_labels and request.stored is not None
             and "relabel" in role.authority and grant.purpose == "HOPERAT"):
+        return Admitted("duty")
+    if (request.interaction == "u" and request.only_move and request.stored is not None
+            and "move" in role.authority and grant.purpose == "HOPERAT"):
         return Admitted("duty")
     return None
 

@@ -138,14 +138,15 @@ class Gate:
     def decide(self, connection: apsw.Connection, caller: Caller, interaction: str, *,
                stored: ResourceFacts | None = None, proposed: ResourceFacts | None = None,
                stored_matcher: Matcher | None = None, proposed_matcher: Matcher | None = None,
-               only_labels: bool = False) -> Decision:
+               only_labels: bool = False, only_move: bool = False) -> Decision:
         """One decision at the caller's ``seq``."""
         grant = caller.grant
         patients = {*(stored.home_patients if stored else ()), *(proposed.home_patients if proposed else ())}
         return decide(
             Request(interaction=interaction,  # type: ignore[arg-type]  # one of its letters, chosen by our own code
                     stored=stored, proposed=proposed, chain_fresh=self.chain_fresh(connection),
-                    stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels),
+                    stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels,
+                    only_move=only_move),
             grant, self.provisions(connection, caller, sorted(patients)), now_ms())
 
     def decide_version(self, connection: apsw.Connection, caller: Caller, interaction: str,

@@ -43,6 +43,8 @@ class Inputs:
     values: Mapping[str, tuple[Any, ...]]  # Any: checked against the table when read
     rest: tuple[tuple[str, str], ...] = ()
     """Parameters beyond the table, where the operation takes a search's."""
+    sent: Resource | None = None
+    """The body, where there was one: it can be read but once."""
 
     def text(self, name: str) -> str | None:
         found = self.values.get(name)
@@ -117,13 +119,14 @@ async def inputs(door: Door, ask: Ask, table: Table, *, operation: str, search: 
 
     for name, text in ask.pairs:
         take(name, text, "query")
-    if ask.method == "POST" and ask.has_body:
-        for name, value, kind in _parameters(door, await ask.resource(), only):
+    sent = await ask.resource() if ask.method == "POST" and ask.has_body else None
+    if sent is not None:
+        for name, value, kind in _parameters(door, sent, only):
             take(name, value, kind)
     for name, known in table.items():
         if known.required and name not in values:
             raise refused(name, f"is required by ${operation}", code="required")
-    return Inputs({name: tuple(found) for name, found in values.items()}, tuple(rest))
+    return Inputs({name: tuple(found) for name, found in values.items()}, tuple(rest), sent)
 
 
 def _parameters(door: Door, body: Resource, only: str | None) -> list[tuple[str, Any, str]]:
