@@ -258,6 +258,8 @@ def run_worker(settings: Settings, descriptor: int) -> None:
 
     import uvicorn
 
+    # A thread that comes back from an fsync waits for the loop's thread this long at most, by default 5 ms.
+    sys.setswitchinterval(0.0005)
     # Given as a socket, not as a descriptor: uvicorn takes a bare descriptor for a unix socket and leaves Nagle's
     # algorithm on, which holds every small answer back by 40 ms.
     listener = socket.socket(fileno=descriptor)

@@ -7,10 +7,13 @@ only after its row is durable). https://hl7.org/fhir/R4/auditevent.html
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Final
 
 import apsw
@@ -21,7 +24,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gateway.crypto.hkdf import hkdf
 from gateway.crypto.keys import KeyRing
 from gateway.errors import BlockCorrupt, Moved
-from gateway.store import journal
+from gateway.store import journal, spool
+from gateway.store.spool import Spool
+from gateway.store.sql import Database
 
 GROUP: Final = "audit"
 _INFO: Final = b"gateway audit row 1"
@@ -151,11 +156,91 @@ class Disclosure:
     rows: tuple[SealedRow, ...]
 
 
-def disclose(connection: apsw.Connection, disclosures: list[Disclosure]) -> list[BaseException | None]:
-    """Append the rows of many disclosures at once; Moved for each whose decision a revocation overtook."""
-    seq = journal.decision_seq(connection)
-    append(connection, tuple(row for one in disclosures if one.decision_seq == seq for row in one.rows))
-    return [None if one.decision_seq == seq else Moved("a consent changed") for one in disclosures]
+class Disclosures:
+    """One process's way to make disclosures durable, and anyone's to bring them into the chain.
+
+    ``join`` writes the rows to the process's spool: a disclosure waits for one fsync, not for a turn at the database.
+    ``settle`` appends what any process spooled to the chain, exactly once, in the order of time.
+    """
+
+    def __init__(self, database: Database, folder: Path, key: bytes) -> None:
+        self._database = database
+        self._folder = folder
+        self._key = key
+        self._spool = Spool(folder, key)
+        self._waiting: list[tuple[Disclosure, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+
+    async def join(self, disclosure: Disclosure) -> None:
+        """Return once the rows are durable and no revocation overtook the decision. Raises Moved, StoreBusy."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((disclosure, future))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        await asyncio.shield(future)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                taken, self._waiting = self._waiting, []
+                error: BaseException | None = None
+                try:
+                    records = [_packed(row) for disclosure, _ in taken for row in disclosure.rows]
+                    await loop.run_in_executor(self._thread, self._spool.append, records)
+                    seq = journal.decision_seq(self._database.reader)
+                except Exception as failed:
+                    seq, error = -1, failed
+                for disclosure, future in taken:
+                    if future.done():
+                        continue
+                    if error is not None:
+                        future.set_exception(error)
+                    elif disclosure.decision_seq != seq:
+                        future.set_exception(Moved("a consent changed"))
+                    else:
+                        future.set_result(None)
+        finally:
+            self._task = None
+
+    def settle(self) -> int:
+        """Bring what is spooled into the chain; how many rows. Blocking; any thread, any process."""
+        found = 0
+        while spool.waiting(self._folder, self._database.reader):
+            now = self._database.transact(self._take)
+            spool.drop_finished(self._folder, self._database.reader)
+            if not now:
+                break
+            found += now
+        return found
+
+    def _take(self, connection: apsw.Connection) -> int:
+        rows = [_unpacked(record) for record in spool.take(self._folder, self._key, connection)]
+        rows.sort(key=lambda row: row.time_ms)
+        append(connection, tuple(rows))
+        return len(rows)
+
+    def close(self) -> None:
+        """End the spool's file."""
+        self._thread.shutdown()
+        self._spool.close()
+
+
+_PACKED: Final = struct.Struct(">qHH")
+
+
+def _packed(row: SealedRow) -> bytes:
+    patient = b"" if row.patient is None else b"p" + row.patient.encode()
+    return _PACKED.pack(row.time_ms, len(patient), len(row.keys)) + patient + row.keys + row.sealed
+
+
+def _unpacked(record: bytes) -> SealedRow:
+    time_ms, patient_length, keys_length = _PACKED.unpack_from(record)
+    keys_at = _PACKED.size + patient_length
+    patient = record[_PACKED.size:keys_at]
+    return SealedRow(patient[1:].decode() if patient else None, time_ms, record[keys_at:keys_at + keys_length],
+                     record[keys_at + keys_length:])
 
 
 _COLUMNS = "seq, time_ms, patient, keys, sealed, hash"

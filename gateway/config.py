@@ -189,6 +189,10 @@ class Settings:
         return self.data_dir / "store" / "gateway.db"
 
     @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "store" / "spool"
+
+    @property
     def root_key_path(self) -> Path:
         return self.keys_dir / "root.key"
 

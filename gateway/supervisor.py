@@ -85,6 +85,8 @@ class Supervisor:
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir(parents=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        # A worker takes one connection at a time from the shared socket, or the first to wake would take them all.
+        os.environ["UV_TCP_SINGLE_ACCEPT"] = "1"
         # A new chain's contracts, keys and schema come first; a second start has them and needs not wait.
         try:
             self._start_chain()

@@ -37,7 +37,7 @@ SAFE_SECRETS: Final[dict[Label, str]] = {
 _UNSAFE_SECRETS: Final[dict[str, str]] = {
     "index": "every index row was made with it: searches would find nothing until the index is rebuilt",
     "page": "the database file is encrypted with it: it would have to be rekeyed in the same step",
-    "audit": "audit rows are sealed under category keys: use `rotate category`",
+    "audit": "what is spooled of the audit is sealed under it until it is in the database",
     "pseudonym": "addresses and hashes on the chain depend on it",
     "custodial-signing": "addresses on the chain depend on it",
 }

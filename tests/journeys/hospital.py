@@ -110,19 +110,23 @@ class Hospital:
 
     def audited(self, patient: str | None = None, limit: int = 200) -> list[Any]:
         """Audit entries, newest first: of one patient, or of all."""
+        self.node.disclosures.settle()
         reader = self.database.reader
         if patient is None:
             rows = rows_of_all(reader, below=2**62, limit=limit)
         else:
             rows = rows_of_patient(reader, journal.patient_pk(reader, patient) or -1, below=2**62, limit=limit)
+        rows.sort(key=lambda row: row.time_ms, reverse=True)
         return [self.node.gate.audit.open(row) for row in rows]
 
     def audit_is_whole(self) -> bool:
+        self.node.disclosures.settle()
         return first_broken_link(self.database.reader) is None
 
     def close(self) -> None:
         self.run(self.http.aclose())
         self.loop.close()
+        self.node.disclosures.close()
         self.database.close()
         self.ring.close()
 

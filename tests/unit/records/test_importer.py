@@ -287,6 +287,7 @@ def test_what_is_imported_is_audited_as_the_feeds_with_a_token_that_ends(place: 
     place.write("a.json", patient("p1"))
     place.report()
     audit = Audit(place.node.ring, ADDRESSES["custodian"])
+    place.node.disclosures.settle()
     entries = [audit.open(row) for row in rows_of_all(place.node.database.reader, below=2**62, limit=10)]
     assert {(entry.interaction, entry.client, entry.operator) for entry in entries} == {
         ("token-minted", "feed", True), ("update", "feed", True)}

@@ -29,7 +29,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def group(database: Database) -> GroupCommit:
-    return GroupCommit(database, lambda _, items: [None] * len(items))
+    return GroupCommit(database)
 
 
 def keep(tx: apsw.Connection, name: str, size: int = 10) -> str:
