@@ -152,7 +152,7 @@ def audit_rows(node: Node, caller: Caller, connection: apsw.Connection, name: st
 
 async def disclosed(node: Node, caller: Caller, rows: tuple[SealedRow, ...]) -> None:
     """Make the audit durable before anything leaves. Raises Moved when a revocation came meanwhile."""
-    await node.commits.join(Disclosure(caller.seq, rows))
+    await node.disclosures.join(Disclosure(caller.seq, rows))
 
 
 def searchset(node: Node, links: Sequence[Mapping[str, str]], entries: Iterable[tuple[Opened, bytes]],
