@@ -293,7 +293,7 @@ async def show(node: Node, caller: Caller, id_: str, *, wallet: str | None) -> b
         shown = serialise(typed_data(_asked(node, caller, at, wallet), node.domain))
         rows = node.gate.entries(caller, "r", "typed-data", at.decision, patients=(f"Patient/{at.patient}",),
                                  what=(f"Consent/{id_}/_history/{at.row.vid}",))
-        await node.commits.join(Disclosure(caller.seq, rows))
+        await node.disclosures.join(Disclosure(caller.seq, rows))
         return shown
     return await node.decided(caller, attempt)
 
