@@ -164,3 +164,20 @@ def test_what_the_validator_accepts_fhir_resources_parses(path: Path) -> None:
     assert errors(path.read_bytes()) == []
     model = get_fhir_model_class(resource["resourceType"])
     model.model_validate_json(serialise(resource))
+
+
+@needs_shared
+@pytest.mark.parametrize("name", (*SETS, "ig-single-examples", "nhs-bars", "extracted-by-type"))
+def test_every_example_comes_back_with_its_decimals_and_its_order(name: str) -> None:
+    """'The precision of the decimal value has significance' (datatypes.html#decimal); order is kept too."""
+    assert SHARED is not None
+
+    def written(body: bytes) -> Any:  # Any: objects as pairs in order, numbers as their text
+        return json.loads(body, object_pairs_hook=list, parse_float=str, parse_int=str)
+
+    for file, body in bodies(SHARED / name):
+        try:
+            resource = parse(body)
+        except Malformed:
+            continue  # an index beside the resources, or no resource at all
+        assert written(serialise(resource)) == written(body.removeprefix(b"\xef\xbb\xbf")), file
