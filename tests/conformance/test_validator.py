@@ -167,7 +167,7 @@ def test_what_the_validator_accepts_fhir_resources_parses(path: Path) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("name", (*SETS, "ig-single-examples", "nhs-bars", "extracted-by-type"))
+@pytest.mark.parametrize("name", [*SETS, "ig-single-examples", "nhs-bars", "extracted-by-type"])
 def test_every_example_comes_back_with_its_decimals_and_its_order(name: str) -> None:
     """'The precision of the decimal value has significance' (datatypes.html#decimal); order is kept too."""
     assert SHARED is not None
@@ -175,9 +175,8 @@ def test_every_example_comes_back_with_its_decimals_and_its_order(name: str) -> 
     def written(body: bytes) -> Any:  # Any: objects as pairs in order, numbers as their text
         return json.loads(body, object_pairs_hook=list, parse_float=str, parse_int=str)
 
-    for file, body in bodies(SHARED / name):
-        try:
-            resource = parse(body)
-        except Malformed:
-            continue  # an index beside the resources, or no resource at all
+    resources = [(file, body) for file, body in bodies(SHARED / name) if b'"resourceType"' in body]
+    assert resources
+    for file, body in resources:
+        resource = parse(body)
         assert written(serialise(resource)) == written(body.removeprefix(b"\xef\xbb\xbf")), file
