@@ -86,7 +86,7 @@ class Profile:
     contexts: tuple[tuple[str, str], ...] = ()
 
 
-class ProfileUnusableError(Exception):
+class ProfileUnusableError(Exception):  # control flow: validate.py makes an issue of it
     """A profile that is held, yet cannot be judged by: its base is not, or its elements make no tree."""
 
 

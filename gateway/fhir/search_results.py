@@ -65,7 +65,7 @@ class Results:
         return bool(self.elements) or self.summary in ("true", "text", "data")
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # control flow: the parser says whether it is an error
     """A parameter that is not run: an error when strict, a sentence when lenient."""
 
 

@@ -69,11 +69,12 @@ def test_an_unknown_name_in_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_environment_is_read_in_one_place() -> None:
-    """Beside the settings only the folder is named by the environment in which Prometheus' workers meet."""
+    """The environment else says where Prometheus' workers meet and how libuv accepts: both are read by libraries."""
     pattern = re.compile(r"""(?:getenv\(|environ\.get\(|environ\[)\s*["']?(\w+)""")
     readers = {(str(file.relative_to(REPOSITORY)), name) for file in (REPOSITORY / "gateway").rglob("*.py")
                for name in pattern.findall(file.read_text())}
-    assert {name for file, name in readers if file != "gateway/config.py"} <= {"PROMETHEUS_MULTIPROC_DIR"}
+    assert {name for file, name in readers if file != "gateway/config.py"} <= {
+        "PROMETHEUS_MULTIPROC_DIR", "UV_TCP_SINGLE_ACCEPT"}
 
 
 def test_no_setting_is_a_secret_and_none_turns_a_check_off() -> None:

@@ -121,7 +121,8 @@ def test_signing_is_a_change_and_needs_the_scope_of_one(hospital: Hospital, pati
 
 
 def test_the_patient_of_a_reference_with_a_version_is_the_patient_named(hospital: Hospital) -> None:
-    victim, stranger = hospital.new_patient(), hospital.new_patient()
+    victim, stranger = hospital.new_patient(), "1"
+    assert hospital.feed.put("Patient/1", {"resourceType": "Patient", "id": "1"}).status_code == 201
     add_user(hospital.smart, fhir_user=f"Patient/{stranger}", role="patient", name="Stranger", wallet=KEY.address)
     named = {**consent(victim, "Practitioner/1"), "patient": {"reference": f"Patient/{victim}/_history/{stranger}"}}
     id_ = hospital.feed.post("Consent", named).json()["id"]

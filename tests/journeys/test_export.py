@@ -6,6 +6,7 @@ https://hl7.org/fhir/uv/bulkdata/export.html
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 import time
 from pathlib import Path
 from typing import Any
@@ -431,8 +432,10 @@ def test_one_owner_has_so_many_jobs_at_once(other: Client) -> None:
     work(other.hospital)
 
 
-def test_the_disk_holds_no_line_of_an_export(hospital: Hospital, other: Client) -> None:
+def test_the_disk_holds_no_line_of_an_export(hospital_with: Callable[..., Hospital], tmp_path: Path) -> None:
     """Invariant 1, and 9: a file is a list of versions; their blocks stay under their patients' keys."""
+    hospital = hospital_with()
+    other = as_backend(hospital, backend(hospital, tmp_path))
     patient = hospital.new_patient(name=[{"family": "Zwickelhuber"}])
     hospital.grant(patient, device(hospital, other))
     place = kicked_off(other.get("$export?_type=Patient&_typeFilter=Patient%3Fname%3DZwickelhuber", **ASYNC))

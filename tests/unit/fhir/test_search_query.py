@@ -138,7 +138,8 @@ def test_sort_count_and_summary_shape_the_result() -> None:
 @pytest.mark.parametrize(
     "pair",
     [("nosuch", "1"), ("subject.nosuch", "x"), ("_has:Provenance:nosuch:agent", "x"), ("_filter", "nosuch eq 1"),
-     ("_include", "Observation:nosuch"), ("_sort", "nosuch"), ("_revinclude", "Nosuch:subject"), ("_elements", "nosuch")],
+     ("_include", "Observation:nosuch"), ("_sort", "nosuch"), ("_revinclude", "Nosuch:subject"),
+     ("_elements", "nosuch")],
 )
 def test_an_unknown_parameter_is_named_when_strict_and_dropped_with_a_word_when_lenient(pair: tuple[str, str]) -> None:
     with pytest.raises(BadSearch) as refused:
