@@ -6,8 +6,8 @@ https://hl7.org/fhir/uv/bulkdata/export.html
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
