@@ -43,7 +43,7 @@ from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.tokens import bearer, sweep
-from gateway.store import jobs
+from gateway.store import index_upkeep, jobs
 from gateway.store.blobs import BlobBackend, EmbeddedBlobs
 from gateway.store.index import Index
 from gateway.store.sql import Database, GroupCommit, now_ms
@@ -119,9 +119,14 @@ def build_validator(settings: Settings, definitions: Definitions) -> Validator:
     return Validator(definitions, packages=Packages.load(settings.packages), required=required, library=Library())
 
 
-def build_node(settings: Settings, ring: KeyRing, database: Database) -> Node:
-    """Everything the interactions need, for one process."""
+def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: bool = True) -> Node:
+    """Everything the interactions need, for one process.
+
+    Raises Misconfigured where a rebuild of the index was left unfinished, unless it need not be ``whole``.
+    """
     deployed = deployment(settings)
+    if whole and index_upkeep.rebuilt_to(database.reader) is not None:
+        raise Misconfigured("a rebuild of the index was left unfinished: finish it with `gateway rebuild`")
     definitions = Definitions.load()
     extractor = SearchExtractor(definitions, (settings.base_url,))
     index = Index(IndexHasher(ring.secret("index")))

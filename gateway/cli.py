@@ -109,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--custodian", metavar="0x…", help="the hospital's address you trust")
     verify.set_defaults(run=_verify)
 
+    rebuild = commands.add_parser("rebuild", help="make the search index anew from the blocks (stop the gateway "
+                                                  "first); cut short, it goes on when run again")
+    rebuild.set_defaults(run=_rebuild)
+
+    fsck = commands.add_parser("fsck", help="hold journal, blocks, index, audit and batches against each other; "
+                                            "1: something is wrong, and which")
+    fsck.set_defaults(run=_fsck)
+
     keys = commands.add_parser("keys", help="the key store").add_subparsers(required=True, metavar="ACTION")
     backup = keys.add_parser("backup", help="write an encrypted copy")
     backup.add_argument("file", type=Path)
@@ -236,6 +244,18 @@ def _verify(given: argparse.Namespace) -> int:
 
     return run(given.receipt, resource=given.resource, rpc=given.rpc, confirmations=given.confirmations,
                contract=given.contract, custodian=given.custodian)
+
+
+def _rebuild(_: argparse.Namespace) -> int:
+    from gateway.upkeep_command import rebuild
+
+    return rebuild(_settings())
+
+
+def _fsck(_: argparse.Namespace) -> int:
+    from gateway.upkeep_command import fsck
+
+    return fsck(_settings())
 
 
 def _keys_backup(given: argparse.Namespace) -> int:

@@ -260,11 +260,12 @@ def append(connection: apsw.Connection, new: NewVersion) -> int:
     if len(pks) > 1:
         connection.executemany("INSERT INTO version_patient VALUES (?,?)", [(seq, pk) for pk in pks])
     connection.execute("INSERT INTO block VALUES (?,?,?)", (seq, new.digest, new.envelope))
-    _append_rows(connection, seq, new.rows)
+    append_rows(connection, seq, new.rows)
     return seq
 
 
-def _append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None:
+def append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None:
+    """Append the index rows of one version inside the open transaction."""
     for start in range(0, len(rows.hashes), _AT_ONCE):
         hashes = rows.hashes[start:start + _AT_ONCE]
         marks = ",".join(["(?,?)"] * len(hashes))
