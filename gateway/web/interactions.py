@@ -25,6 +25,7 @@ _NO_SUCH_VERSION = 0
 
 async def create(door: Door, ask: Ask) -> Answer:
     """POST to a type; with If-None-Exist only where nothing matches."""
+    _no_query(ask)
     resource = await ask.resource()
     condition = ask.headers.get("if-none-exist")
     if not condition:
@@ -46,10 +47,19 @@ async def update(door: Door, ask: Ask) -> Answer:
     if if_none_match not in (None, "*"):
         raise Malformed("If-None-Match on an update is *", code="value", expression="http.If-None-Match")
     if len(ask.parts) > 1:
+        _no_query(ask)
         return door.written(await write.update(door.node, ask.caller, ask.type, ask.id, resource, if_match=if_match,
                                                if_none_match=if_none_match))
     return door.written(await conditional.update(door.node, ask.caller, ask.type, resource, _condition(ask),
                                                  if_match=if_match, if_none_match=if_none_match))
+
+
+def _no_query(ask: Ask) -> None:
+    """A write of one place takes no condition in its URL: leaving one out would write what was not meant."""
+    if ask.pairs:
+        name = ask.pairs[0][0][:64]
+        raise Malformed(f"{ask.method} here takes no parameter {name!r}; a condition on a create stands in If-None-Exist",
+                        code="not-supported", expression=f"http.{name}")
 
 
 def _condition(ask: Ask) -> str:
@@ -62,6 +72,7 @@ async def patch(door: Door, ask: Ask) -> Answer:
     change = Patch(await _patch_document(ask))
     if_match = ask.headers.get("if-match")
     if len(ask.parts) > 1:
+        _no_query(ask)
         return door.written(await patching.patch(door.node, ask.caller, ask.type, ask.id, change, if_match=if_match))
     return door.written(await conditional.patch(door.node, ask.caller, ask.type, change, _condition(ask),
                                                 if_match=if_match))

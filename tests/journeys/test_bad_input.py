@@ -458,3 +458,13 @@ def test_a_conditional_reference_outside_a_transaction_is_refused(hospital: Hosp
 def test_an_if_match_of_thousands_of_digits_matches_nothing(hospital: Hospital) -> None:
     refused(hospital.feed.put("Patient/never-was", {"resourceType": "Patient", "id": "never-was"},
                               If_Match=f'W/"{"9" * 5_000}"'), 412)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "Patient?identifier=x"), ("PUT", "Patient/1?identifier=x"),
+                                              ("PATCH", "Patient/1?identifier=x")])
+def test_a_condition_that_would_be_left_out_is_refused(hospital: Hospital, method: str, path: str) -> None:
+    before = hospital.stored()
+    answer = hospital.feed.request(method, path, {"resourceType": "Patient", "id": "1"}, Prefer="handling=lenient")
+    assert answer.status_code == 400
+    assert places(answer) == ["http.identifier"]
+    assert hospital.stored() == before

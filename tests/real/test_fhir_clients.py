@@ -64,7 +64,7 @@ def test_fhirclient_of_pypi_writes_searches_and_pages(python_clients: dict[str, 
     assert (seen["names"], seen["version"], seen["observations"]) == (2, "2", 25)
 
 
-def test_fhirpy_chains_includes_and_creates_once(python_clients: dict[str, Any]) -> None:
+def test_fhirpy_chains_includes_and_updates_on_a_condition(python_clients: dict[str, Any]) -> None:
     seen = python_clients["fhirpy"]
     assert (seen["same"], seen["created"]) == (seen["patient"], False)
     assert seen["chained"] == 5

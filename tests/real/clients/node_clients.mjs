@@ -2,7 +2,7 @@
 import { createRequire } from "node:module";
 import { Client } from "fhir-kit-client";
 
-const { FhirClient } = createRequire(import.meta.url)("fhirclient");
+const smart = createRequire(import.meta.url)("fhirclient");
 const [base, token] = process.argv.slice(2);
 
 async function withFhirKit() {
@@ -12,7 +12,7 @@ async function withFhirKit() {
     resourceType: "Patient", name: [{ family: "Kitson" }] } });
   const id = made.id;
   await client.update({ resourceType: "Patient", id, body: { ...made, gender: "other" } });
-  await client.patch({ resourceType: "Patient", id, JSONPatch: [{ op: "add", path: "/birthDate", value: "1980-02-29" }] });
+  await client.patch({ resourceType: "Patient", id, jsonPatch: [{ op: "add", path: "/birthDate", value: "1980-02-29" }] });
   const old = await client.vread({ resourceType: "Patient", id, version: "1" });
   const now = await client.read({ resourceType: "Patient", id });
   const entry = [...Array(25).keys()].map((number) => ({
@@ -37,16 +37,16 @@ async function withFhirKit() {
 }
 
 async function withFhirclient() {
-  const client = new FhirClient(base);
-  const headers = { Authorization: `Bearer ${token}` };
-  const patient = await client.create({ resourceType: "Patient", name: [{ family: "Smartson" }] }, { headers });
+  const client = smart({ headers: {}, url: "/" }, {}, {}).client({
+    serverUrl: base, tokenResponse: { access_token: token } });
+  const patient = await client.create({ resourceType: "Patient", name: [{ family: "Smartson" }] });
   await client.create({ resourceType: "Observation", status: "final", code: { text: "one" },
-                        subject: { reference: `Patient/${patient.id}` } }, { headers });
-  const read = await client.request({ url: `Patient/${patient.id}`, headers });
-  const found = await client.request({ url: `Observation?patient=${patient.id}`, headers }, {
+                        subject: { reference: `Patient/${patient.id}` } });
+  const read = await client.request(`Patient/${patient.id}`);
+  const found = await client.request(`Observation?patient=${patient.id}`, {
     flat: true, pageLimit: 0, resolveReferences: "subject" });
-  const patched = await client.patch(`Patient/${patient.id}`, [{ op: "add", path: "/active", value: true }], { headers });
-  await client.delete(`Observation/${found[0].id}`, { headers });
+  const patched = await client.patch(`Patient/${patient.id}`, [{ op: "add", path: "/active", value: true }]);
+  await client.delete(`Observation/${found[0].id}`);
   return { family: read.name[0].family, subject: found[0].subject.name?.[0].family ?? null, active: patched.active };
 }
 
