@@ -58,7 +58,7 @@ def _no_query(ask: Ask) -> None:
     """A write of one place takes no condition in its URL: leaving one out would write what was not meant."""
     if ask.pairs:
         name = ask.pairs[0][0][:64]
-        raise Malformed(f"{ask.method} here takes no parameter {name!r}; a condition on a create stands in If-None-Exist",
+        raise Malformed(f"{ask.method} here takes no parameter {name!r}; a create's condition stands in If-None-Exist",
                         code="not-supported", expression=f"http.{name}")
 
 
