@@ -14,6 +14,7 @@ from typing import Any, Final
 from gateway.errors import FHIRPathError, Issue, Malformed, TooCostly, Unprocessable
 from gateway.fhir.definitions import Definitions, Element
 from gateway.fhir.fhirpath import Context, Node, TypeModel, compile_expression
+from gateway.fhir.fhirpath.checking import check_types
 from gateway.fhir.fhirpath.parser import Ast, Binary, Call, Indexer, Member, Sign, TypeTest, parse
 from gateway.fhir.resource import Resource, copy
 
@@ -81,6 +82,9 @@ class _Counting:
     def is_a(self, name: str, base: str) -> bool:
         self._step()
         return self._model.is_a(name, base)
+
+    def declared(self, parent: str, name: str) -> frozenset[str] | None:
+        return self._model.declared(parent, name)
 
     def is_type(self, name: str) -> bool:
         return self._model.is_type(name)
@@ -252,6 +256,7 @@ class _Patching:
         _require_selecting(parse(path))
         shadow = _Shadow(self._resource)
         type_ = str(self._resource["resourceType"])
+        check_types(path, self._model, type_)
         nodes = compile_expression(path, self._model).nodes(
             shadow.root, Context(resource=shadow.root, root=shadow.root, type=type_, model=self._model))
         places: dict[Place, Node] = {}

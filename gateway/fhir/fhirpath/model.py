@@ -40,6 +40,17 @@ class DefinitionsModel:
         """See TypeModel."""
         return self.choices.get(name, ())
 
+    def declared(self, parent: str, name: str) -> frozenset[str] | None:
+        """See TypeModel."""
+        type_ = parent.partition(".")[0]
+        if not self.definitions.has_type(type_) or self.definitions.type(type_).abstract:
+            return None
+        node = self.definitions.type(type_).nodes.get(parent)
+        if node is None:
+            return None
+        element = node.elements.get(name)
+        return frozenset() if element is None else frozenset(_type_name(one.code, element) for one in element.types)
+
     def is_a(self, name: str, base: str) -> bool:
         """See TypeModel. A backbone (a path such as ``Patient.contact``) is a BackboneElement or Element."""
         if "." in name:

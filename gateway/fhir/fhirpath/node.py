@@ -26,6 +26,12 @@ class TypeModel(Protocol):
     def choice_keys(self, name: str) -> tuple[tuple[str, str], ...]:
         """(JSON key, type) of every choice written ``name[x]`` anywhere; empty when there is none."""
 
+    def declared(self, parent: str, name: str) -> frozenset[str] | None:
+        """Types of the element ``name`` (a choice without its type) of ``parent``; empty: it has none such.
+
+        None where anything may stand there: below an abstract type, or what is no type.
+        """
+
     def is_a(self, name: str, base: str) -> bool:
         """Whether the FHIR type ``name`` is ``base`` or specialises it."""
 
