@@ -55,12 +55,15 @@ def _text(values: frozenset[str] | None) -> str | None:
 
 def of_patient(connection: apsw.Connection, patient: str) -> tuple[ProvisionRow, ...]:
     """Rows of one patient (a logical id) that are not revoked."""
+    # Read whole before anything is asked for each: left early, by a search whose time is over, a statement with another
+    # inside it keeps its read transaction open, and this connection would see no revocation any more.
+    found = list(connection.execute(
+        "SELECT p.pk,p.id,p.grantee,p.permit,p.types,p.categories,p.confidentiality,p.labels,p.purposes,p.writes,"
+        "p.low_ms,p.high_ms,p.valid_from_ms,p.valid_until_ms,p.state,p.grant_id FROM provision p "
+        "JOIN patient h ON h.pk=p.patient WHERE h.id=? AND p.state<>'revoked' ORDER BY p.pk", (patient,)))
     rows = []
     for (pk, id_, grantee, permit, types, categories, confidentiality, labels, purposes, writes, low_ms, high_ms,
-         valid_from_ms, valid_until_ms, state, grant_id) in connection.execute(
-            "SELECT p.pk,p.id,p.grantee,p.permit,p.types,p.categories,p.confidentiality,p.labels,p.purposes,p.writes,"
-            "p.low_ms,p.high_ms,p.valid_from_ms,p.valid_until_ms,p.state,p.grant_id FROM provision p "
-            "JOIN patient h ON h.pk=p.patient WHERE h.id=? AND p.state<>'revoked' ORDER BY p.pk", (patient,)):
+         valid_from_ms, valid_until_ms, state, grant_id) in found:
         hashes = None
         if categories:
             hashes = frozenset(str(value) for (value,) in connection.execute(

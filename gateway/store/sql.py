@@ -103,6 +103,9 @@ class Database:
             yield connection
         finally:
             connection.execute("COMMIT")
+            if connection.txn_state() != apsw.SQLITE_TXN_NONE:
+                # A statement left half read holds the moment: this thread would see no later commit, no revocation.
+                self._local.connection = None
 
     def transact(self, work: Work[T]) -> T:
         """Run ``work`` alone in one durable transaction; for commands and background loops.
