@@ -3,7 +3,7 @@
 Owns the files, their framing and which bytes were taken; refuses to know what the records mean. A disclosure's audit
 row must be on disk before the disclosure leaves: in a file of its own it costs one write and one fsync, takes no turn
 at the database, and leaves every reader's page cache warm. Records are sealed with their file and place, so that one
-altered or moved does not open.
+altered or moved does not open: it is told in the log, and its file kept under another name to be looked at.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from gateway.errors import StoreBusy
 
 LOG = logging.getLogger("gateway.spool")
 _SUFFIX = ".spool"
+_BROKEN = ".broken"
 _FILE_MAX = 4 * 1024 * 1024
 _TAKE_MAX = 1024 * 1024
+"""Most bytes of a file taken at once, unless one record has more."""
 _HEAD = struct.Struct(">I")
 _NONCE = 12
 
@@ -67,15 +69,18 @@ class Spool:
 
     def _begin_file(self) -> None:
         self.close()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}{_SUFFIX}"
-        self._fd = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _sync_folder(self.folder.parent)
+        linked = False
+        while not linked:
+            self.close()
+            name = f"{time.time_ns():020d}-{secrets.token_hex(8)}{_SUFFIX}"
+            self._fd = os.open(self.folder / name,
+                               os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            linked = os.fstat(self._fd).st_nlink > 0  # until the lock is held, an empty file may be taken for left
+        _sync_folder(self.folder)
         self._name, self._size, self._number = name.encode(), 0, 0
 
     def close(self) -> None:
@@ -83,6 +88,14 @@ class Spool:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def waiting(folder: Path, connection: apsw.Connection) -> bool:
@@ -100,10 +113,10 @@ def take(folder: Path, key: bytes, connection: apsw.Connection) -> list[bytes]:
         offset, number = taken.get(path.name, (0, 0))
         if size <= offset:
             continue
-        records, offset = _read(path, cipher, offset, number)
+        records, offset, number = _read(path, cipher, offset, number)
         found += records
         connection.execute("INSERT OR REPLACE INTO spool (name,taken,number) VALUES (?,?,?)",
-                           (path.name, offset, number + len(records)))
+                           (path.name, offset, number))
     return found
 
 
@@ -111,13 +124,15 @@ def drop_finished(folder: Path, connection: apsw.Connection) -> None:
     """Remove files that were taken whole and that no process writes any more. After the commit of ``take``."""
     taken = _taken(connection)
     for path, size in _files(folder):
-        if taken.get(path.name, (-1, 0))[0] < size and not _torn(path, taken.get(path.name)):
+        if taken.get(path.name, (0, 0))[0] < size and not _torn(path, taken.get(path.name)):
             continue
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_size == size:
+                    if taken.get(path.name, (0, 0))[0] < size:
+                        LOG.warning("a spool file ends in less than a record", extra={"spool": path.name})
                     path.unlink()
             finally:
                 os.close(fd)
@@ -127,9 +142,20 @@ def _torn(path: Path, taken: tuple[int, int] | None) -> bool:
     """Whether what is left of a file is less than a record: a crash tore it before it was acknowledged."""
     if taken is None:
         return False
-    with path.open("rb") as file:
-        file.seek(taken[0])
-        return next(_frames(file.read(_TAKE_MAX)), None) is None
+    return next(_frames(_next_bytes(path, taken[0])), None) is None
+
+
+def _next_bytes(path: Path, offset: int) -> bytes:
+    """What a file holds from ``offset`` on: at most ``_TAKE_MAX``, or its next frame where that is longer."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(_TAKE_MAX)
+        if len(data) == _TAKE_MAX:
+            [length] = _HEAD.unpack_from(data)
+            left = os.fstat(file.fileno()).st_size - offset - len(data)
+            data += file.read(max(0, min(_HEAD.size + length - len(data), left)))
+        return data
+    return b""
 
 
 def _taken(connection: apsw.Connection) -> Mapping[str, tuple[int, int]]:
@@ -157,21 +183,19 @@ def _frames(data: bytes) -> Iterator[bytes]:
         place = end
 
 
-def _read(path: Path, cipher: AESGCM, offset: int, number: int) -> tuple[list[bytes], int]:
-    data = b""
+def _read(path: Path, cipher: AESGCM, offset: int, number: int) -> tuple[list[bytes], int, int]:
+    """The next records that open, and the place and number of the one after them."""
     records: list[bytes] = []
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(_TAKE_MAX)
-    for frame in _frames(data):
+    for frame in _frames(_next_bytes(path, offset)):
         try:
-            records.append(cipher.decrypt(frame[:_NONCE], frame[_NONCE:],
-                                          _place(path.name.encode(), number + len(records))))
+            records.append(cipher.decrypt(frame[:_NONCE], frame[_NONCE:], _place(path.name.encode(), number)))
         except InvalidTag:
             LOG.error("a spooled audit record does not open", extra={"spool": path.name, "number": number})
-            break
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.link(path, path.with_suffix(_BROKEN))
         offset += _HEAD.size + len(frame)
-    return records, offset
+        number += 1
+    return records, offset, number
 
 
 def _place(name: bytes, number: int) -> bytes:

@@ -130,3 +130,48 @@ def test_nothing_readable_is_on_the_disk(tmp_path: Path) -> None:
     writer = Spool(tmp_path / "s", KEY)
     writer.append([b"Patient/ada-lovelace"])
     assert b"lovelace" not in files(writer.folder)[0].read_bytes()
+
+
+def test_a_record_longer_than_one_reading_is_taken_and_so_is_what_follows(database: Database, tmp_path: Path) -> None:
+    writer = Spool(tmp_path / "s", KEY)
+    long = bytes(3 * 1024 * 1024)
+    writer.append([b"before", long, b"after"])
+    found: list[bytes] = []
+    while now := taken(database, writer.folder):
+        found += now
+    assert found == [b"before", long, b"after"]
+
+
+def test_a_file_with_a_long_record_left_is_not_dropped(database: Database, tmp_path: Path) -> None:
+    writer = Spool(tmp_path / "s", KEY)
+    writer.append([b"before"])
+    assert taken(database, writer.folder) == [b"before"]
+    writer.append([bytes(3 * 1024 * 1024)])
+    writer.close()
+    spool.drop_finished(writer.folder, database.reader)
+    assert taken(database, writer.folder) == [bytes(3 * 1024 * 1024)]
+
+
+def test_an_altered_record_holds_up_none_after_it_and_is_kept_to_be_looked_at(database: Database,
+                                                                             tmp_path: Path) -> None:
+    writer = Spool(tmp_path / "s", KEY)
+    writer.append([b"one", b"two", b"three"])
+    writer.close()
+    [path] = files(writer.folder)
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(bytes(data))
+    assert taken(database, writer.folder) == [b"one", b"three"]
+    assert not spool.waiting(writer.folder, database.reader)
+    assert [one.read_bytes() for one in writer.folder.glob("*.broken")] == [bytes(data)]
+    assert files(writer.folder) == []
+
+
+def test_a_writer_that_dies_before_its_first_record_leaves_no_file_for_ever(database: Database, tmp_path: Path) -> None:
+    writer = Spool(tmp_path / "s", KEY)
+    writer._begin_file()
+    taken(database, writer.folder)
+    assert len(files(writer.folder)) == 1  # it may write yet
+    writer.close()
+    taken(database, writer.folder)
+    assert files(writer.folder) == []
