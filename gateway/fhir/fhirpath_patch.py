@@ -24,6 +24,8 @@ Place = tuple[str | int, ...]
 OPERATIONS_MAX: Final = 1_000
 PATH_MAX: Final = 1_000
 _STEPS_MAX: Final = 200_000
+_SHADOWED_MAX: Final = 500_000
+"""Values all operations of one patch may look through: each looks at the resource as the one before left it."""
 _SELECTING: Final = frozenset({
     "where", "first", "last", "tail", "skip", "take", "single", "exists", "empty", "not", "all", "count", "extension",
     "ofType", "as", "is", "startsWith", "endsWith", "contains", "lower", "upper", "length", "hasValue", "toString",
@@ -65,6 +67,13 @@ class _Counting:
     def __init__(self, model: TypeModel) -> None:
         self._model = model
         self._left = _STEPS_MAX
+        self._to_shadow = _SHADOWED_MAX
+
+    def shadowing(self, values: int) -> None:
+        """Count so many values of the resource. Raises TooCostly."""
+        self._to_shadow -= values
+        if self._to_shadow < 0:
+            raise TooCostly(f"the operations of a patch look through {_SHADOWED_MAX} values at most", code="too-costly")
 
     def _step(self) -> None:
         self._left -= 1
@@ -254,7 +263,7 @@ class _Patching:
         if len(path) > PATH_MAX:
             raise _Refused(f"a path has at most {PATH_MAX} characters")
         _require_selecting(parse(path))
-        shadow = _Shadow(self._resource)
+        shadow = _Shadow(self._resource, self._model)
         type_ = str(self._resource["resourceType"])
         check_types(path, self._model, type_)
         nodes = compile_expression(path, self._model).nodes(
@@ -337,7 +346,8 @@ class _Shadow:
     primitive gets an object of its own beside it, as one with extensions has.
     """
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, counting: _Counting) -> None:
+        self._counting = counting
         self._places: dict[int, Place] = {}
         self.root: dict[str, Json] = self._object(resource, ())
 
@@ -348,6 +358,7 @@ class _Shadow:
     def _object(self, value: Mapping[str, Json], place: Place) -> dict[str, Json]:
         made: dict[str, Json] = {}
         self._places[id(made)] = place
+        self._counting.shadowing(len(value))
         for key, item in value.items():
             if key[:1] == "_":
                 if key[1:] not in value:
@@ -355,6 +366,7 @@ class _Shadow:
             elif type(item) is dict:
                 made[key] = self._object(item, (*place, key))
             elif type(item) is list:
+                self._counting.shadowing(len(item))
                 made[key] = [self._object(one, (*place, key, index)) if type(one) is dict else one
                              for index, one in enumerate(item)]
                 sides = value.get("_" + key)

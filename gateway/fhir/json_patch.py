@@ -19,6 +19,10 @@ Json = Any  # a JSON value as parsed
 OPERATIONS_MAX = 1_000
 _COPIED_MAX = 100_000
 """Values all copies of one patch may make together: each may double what the one before left."""
+_TEXT_PER_VALUE = 128
+"""So many characters of a text count as one more value."""
+_DEPTH_MAX = 200
+"""Nesting of resource JSON."""
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _ESCAPE = re.compile(r"~(?![01])")
 _WANTS = {"add": ("value",), "remove": (), "replace": ("value",), "move": ("from",), "copy": ("from",),
@@ -46,7 +50,7 @@ def apply(document: Json, patch: Json) -> Json:
         try:
             if name == "copy":
                 value = _found(document, source)
-                copied += _size(value)
+                copied += _size(value, len(path))
                 if copied > _COPIED_MAX:
                     raise TooCostly(f"the copies of one patch make at most {_COPIED_MAX} values", code="too-costly",
                                     expression=at)
@@ -140,11 +144,13 @@ def _index(holder: list[Json], token: str, *, beyond: int = 0) -> int:
     return int(token)
 
 
-def _size(value: Json) -> int:
-    """How many values there are in one, itself included."""
-    if type(value) is dict:
-        return 1 + sum(_size(item) for item in value.values())
-    return 1 + sum(_size(item) for item in value) if type(value) is list else 1
+def _size(value: Json, depth: int) -> int:
+    """How many values there are in one that is to stand at ``depth``, itself included."""
+    if depth > _DEPTH_MAX:
+        raise _Nowhere(f"the value would be nested deeper than {_DEPTH_MAX}")
+    if type(value) is dict or type(value) is list:
+        return 1 + sum(_size(item, depth + 1) for item in (value.values() if type(value) is dict else value))
+    return 1 + len(value) // _TEXT_PER_VALUE if type(value) is str else 1
 
 
 def equal(one: Json, other: Json) -> bool:

@@ -17,9 +17,9 @@ import apsw
 
 from gateway.access.decision import Deny
 from gateway.access.facts import ResourceFacts
-from gateway.errors import Forbidden, Gone, InputRefused, Malformed, Unprocessable
+from gateway.errors import Forbidden, Gone, InputRefused, Malformed, TooLarge, Unprocessable
 from gateway.fhir import fhirpath_patch, json_patch
-from gateway.fhir.resource import Resource, copy, parse, parse_json
+from gateway.fhir.resource import Resource, copy, parse, parse_json, serialise
 from gateway.records import write
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
@@ -39,14 +39,14 @@ class Patch:
     linked: Callable[[Resource], None] | None = None
 
     def apply(self, node: Node, resource: Resource) -> Resource:
-        """The patched resource. Raises Malformed, Unprocessable, TooCostly."""
+        """The patched resource. Raises Malformed, Unprocessable, TooCostly, TooLarge."""
         if type(self.document) is dict:
             patched = fhirpath_patch.apply(resource, self.document, node.definitions, node.validator.model)
         else:
             patched = json_patch.apply(resource, self.document)
         _require_same(resource, patched)
+        patched = _as_sent(patched, node.settings.max_body_bytes)
         if self.linked is not None:
-            patched = copy(patched)
             self.linked(patched)
         return patched
 
@@ -67,6 +67,17 @@ def entry_patch(resource: Any, expression: str) -> Any:  # Any: whatever the ent
     except (binascii.Error, Malformed) as error:
         raise Malformed("the Binary's data is no JSON Patch", code="structure",
                         expression=f"{expression}.resource.data") from error
+
+
+def _as_sent(patched: Resource, limit: int) -> Resource:
+    """A patch's outcome as if it had been sent whole: no longer and no deeper. Raises TooLarge, Unprocessable."""
+    try:
+        body = serialise(patched)
+        if len(body) > limit:
+            raise TooLarge(f"the patched resource may hold {limit} bytes", code="too-long")
+        return parse(body)
+    except (TypeError, Malformed) as error:  # the writer has a limit of nesting too
+        raise Unprocessable("the patched resource is nested too deep", code="structure") from error
 
 
 def _require_same(before: Resource, after: Any) -> None:

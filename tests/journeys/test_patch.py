@@ -177,3 +177,28 @@ def test_a_bad_patch_in_a_bundle_names_its_entry(hospital: Hospital, kind: str) 
             assert answer.status_code == int(status), answer.text
             assert places(answer)[0].startswith("Bundle.entry[0]")
     assert hospital.stored() == before
+
+
+def test_a_patch_makes_nothing_that_could_not_be_sent_whole(hospital: Hospital) -> None:
+    """What is stored is read back by the parser of requests: no longer, no deeper."""
+    id_ = hospital.new_patient(name=[{"text": "x" * 200_000}])
+    copies = [{"op": "copy", "from": "/name/0", "path": "/name/-"}] * 60
+    sizes = []
+    for _ in range(4):
+        answer = patched(hospital.feed, f"Patient/{id_}", *copies)
+        sizes.append((answer.status_code, len(hospital.feed.get(f"Patient/{id_}").content)))
+    assert [status for status, _ in sizes] == [200, 413, 413, 413]
+    assert all(size <= hospital.settings.max_body_bytes for _, size in sizes)
+    nested = [{"op": "copy", "from": "", "path": "/a" * 2**power} for power in range(12)]
+    id_ = hospital.new_patient(name=[{"text": "x"}])
+    before = hospital.feed.get(f"Patient/{id_}").content
+    assert patched(hospital.feed, f"Patient/{id_}", *nested).status_code == 422
+    deep: dict[str, Any] = {"url": "http://a", "valueString": "x"}
+    for _ in range(60):
+        deep = {"url": "http://a", "extension": [deep]}
+    grown = [{"op": "add", "path": "/extension", "value": [deep]},
+             {"op": "move", "from": "/extension", "path": "/name/0/extension"},
+             {"op": "add", "path": "/name/0/extension/0" + "/extension/0" * 59 + "/extension/0/extension",
+              "value": [deep]}]
+    assert patched(hospital.feed, f"Patient/{id_}", *grown).status_code == 422
+    assert hospital.feed.get(f"Patient/{id_}").content == before

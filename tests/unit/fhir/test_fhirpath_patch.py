@@ -159,6 +159,14 @@ def test_a_path_that_would_look_at_everything_over_and_over_ends_at_a_limit() ->
         patched(many, operation("delete", path))
 
 
+def test_operations_that_each_look_through_a_long_resource_end_at_a_limit() -> None:
+    long = {"resourceType": "Patient", "identifier": [{"value": str(number)} for number in range(1_000)]}
+    change = operation("replace", "Patient.identifier[0].value", value=("valueString", "x"))
+    assert patched(long, *[change] * 20)["identifier"][0]["value"] == "x"
+    with pytest.raises(TooCostly):
+        patched(long, *[change] * 1_000)
+
+
 steps = st.lists(st.sampled_from(["Patient", "name", "given", "[0]", "where(true)", "first()", "value", "$this", "("]),
                  max_size=4).map(".".join)
 

@@ -74,8 +74,16 @@ def test_a_patch_that_doubles_itself_ends_at_a_limit() -> None:
     double = [{"op": "copy", "from": "", "path": f"/a{number}"} for number in range(200)]
     with pytest.raises(TooCostly, match="copies"):
         apply({"a": 1}, double)
+    with pytest.raises(TooCostly, match="copies"):
+        apply({"a": "x" * 1_000_000, "b": []}, [{"op": "copy", "from": "/a", "path": "/b/-"}] * 300)
     with pytest.raises(TooCostly, match="operations"):
         apply({}, [{"op": "test", "path": "", "value": {}}] * 1_001)
+
+
+def test_copies_of_copies_nest_no_deeper_than_a_resource_may() -> None:
+    deeper = [{"op": "copy", "from": "", "path": "/a" * 2**power} for power in range(12)]
+    with pytest.raises(Unprocessable, match="nested"):
+        apply({"b": 1}, deeper)
 
 
 @given(document=values, patch=st.lists(operations, max_size=5))
