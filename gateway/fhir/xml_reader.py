@@ -23,11 +23,17 @@ DEPTH = 200
 _SCHEMA_LOCATION = "http://www.w3.org/2001/XMLSchema-instance schemaLocation"
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)")
+_ATTRIBUTES_MAX = 100
+_NAMESPACES_MAX = 200
+_MANY_ATTRIBUTES = re.compile(
+    rb"<[A-Za-z_][^<>\"']*+(?:(?:\"[^\"<]*+\"|'[^'<]*+')[^<>\"']*+){%d}" % (_ATTRIBUTES_MAX + 1))
+_WINDOW_BYTES, _OVERLAP_BYTES = 1 << 20, 1 << 16
 _DECLARED = re.compile(r"\sxmlns(?::([^\s=]+))?\s*=")
 
 
 def read_xml(body: bytes, shapes: Shapes) -> Resource:
     """A resource from XML bytes (UTF-8). Raises Malformed with the place."""
+    _require_few_attributes(body)
     reader = _Reader(body, shapes)
     try:
         reader.parser.Parse(body, True)
@@ -36,6 +42,16 @@ def read_xml(body: bytes, shapes: Shapes) -> Resource:
                         code="structure") from error
     resource: Resource = reader.root
     return resource
+
+
+def _require_few_attributes(body: bytes) -> None:
+    """Refuse a tag of very many attributes before expat works on it for seconds without a pause. Raises Malformed.
+
+    Looked for piece by piece, so that other threads get their turn.
+    """
+    for start in range(0, len(body), _WINDOW_BYTES):
+        if _MANY_ATTRIBUTES.search(body, start, start + _WINDOW_BYTES + _OVERLAP_BYTES):
+            raise Malformed(f"an element has more than {_ATTRIBUTES_MAX} attributes", code="structure")
 
 
 class _Frame:
@@ -93,6 +109,8 @@ class _Reader:
         self.refuse("a document type declaration is not allowed, nor are entities")
 
     def namespace(self, prefix: str | None, uri: str | None) -> None:
+        if len(self.scope) == _NAMESPACES_MAX:
+            self.refuse(f"more than {_NAMESPACES_MAX} namespaces are declared around one element")
         self.scope.append((prefix, uri or ""))
 
     def namespace_end(self, prefix: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,26 @@ def test_what_is_no_utf8_xml_is_malformed(body: bytes) -> None:
 ])
 def test_nesting_ends_where_that_of_json_ends(inside: str) -> None:
     assert "nested deeper" in refused(patient(inside))[0]
+
+
+@pytest.mark.parametrize("attributes", [
+    " ".join(f'a{number}="b"' for number in range(300_000)),
+    " ".join(f"xmlns:a{number}='u:b'" for number in range(101))])
+def test_an_element_of_very_many_attributes_is_refused_before_they_are_read(attributes: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(Malformed, match="attributes"):
+        read_xml(patient("", f" {attributes}"), SHAPES)
+    with pytest.raises(Malformed, match="attributes"):
+        read_xml(patient("<name/>" * 200_000 + f"<name {attributes}/>"), SHAPES)
+    assert time.perf_counter() - began < 2
+
+
+def test_namespaces_declared_around_an_element_have_a_limit() -> None:
+    few = " ".join(f'xmlns:a{number}="u:b"' for number in range(60))
+    with pytest.raises(Malformed, match="namespaces"):
+        read_xml(patient(f'<extension url="u:a" {few}>' * 4), SHAPES)
+    inside = f'<name {few}><family value="x"/></name>' * 5
+    assert len(read_xml(patient(inside), SHAPES)["name"]) == 5
 
 
 def test_the_deepest_that_is_read_can_be_written_and_read_again() -> None:
