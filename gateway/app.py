@@ -35,15 +35,15 @@ from gateway.fhir.search import SearchExtractor
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
-from gateway.records import consents, scheduling
+from gateway.records import consents, scheduling, search_parameters
 from gateway.records.gate import Caller, Gate
 from gateway.records.jobs import Authority
-from gateway.records.node import Node
+from gateway.records.node import Node, TypeRules
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.tokens import bearer, sweep
-from gateway.store import index_upkeep, jobs
+from gateway.store import index_upkeep, jobs, journal
 from gateway.store.blobs import BlobBackend, EmbeddedBlobs
 from gateway.store.index import Index
 from gateway.store.sql import Database, GroupCommit, now_ms
@@ -128,11 +128,12 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
     if whole and index_upkeep.rebuilt_to(database.reader) is not None:
         raise Misconfigured("a rebuild of the index was left unfinished: finish it with `gateway rebuild`")
     definitions = Definitions.load()
-    extractor = SearchExtractor(definitions, (settings.base_url,))
+    validator = build_validator(settings, definitions)
+    extractor = SearchExtractor(definitions, (settings.base_url,), model=validator.model)
     index = Index(IndexHasher(ring.secret("index")))
     blobs = open_blobs(settings, database)
-    return Node(
-        settings=settings, definitions=definitions, validator=build_validator(settings, definitions),
+    node = Node(
+        settings=settings, definitions=definitions, validator=validator,
         extractor=extractor, ring=ring,
         database=database, commits=GroupCommit(database),
         disclosures=Disclosures(database, settings.spool_dir, ring.secret("audit")), index=index,
@@ -142,9 +143,13 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
                   base_url=settings.base_url),
         pages=PageLinks(ring.secret("page-link")),
         domain=Domain(chain_id=deployed.chain_id, contract=deployed.consent_registry),
-        rules={"Consent": consents.RULES, "Appointment": scheduling.RULES},
+        rules={"Consent": consents.RULES, "Appointment": scheduling.RULES,
+               "SearchParameter": TypeRules(check_write=search_parameters.check_write,
+                                            check_deletion=search_parameters.check_deletion)},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
                       contract=deployed.record_anchor))
+    node.parameters.follow(node, journal.decision_seq(database.reader))
+    return node
 
 
 def build_smart(settings: Settings, ring: KeyRing, database: Database, definitions: Definitions,
@@ -164,6 +169,7 @@ def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
 
     def caller(secret: str) -> Caller:
         grant, seq = tokens.lookup(database.reader, secret, now_ms())
+        node.parameters.follow(node, seq)
         return Caller(grant=grant, seq=seq, again=lambda: caller(secret))
 
     return lambda header: caller(bearer(header))
@@ -175,6 +181,7 @@ def authority(node: Node, smart: Smart) -> Authority:
 
     def caller(token_id: str, *, outlives: bool) -> Caller:
         grant, seq = tokens.lookup_id(database.reader, token_id, now_ms(), work_ms=_JOB_GRANT_MS if outlives else 0)
+        node.parameters.follow(node, seq)
         return Caller(grant=grant, seq=seq, again=lambda: caller(token_id, outlives=outlives))
 
     return caller

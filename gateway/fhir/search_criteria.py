@@ -80,6 +80,8 @@ class Criteria:
             raise Unsupported(f"{type_name} has no search parameter {code[:64]!r} here")
         if found.refused:
             raise Unsupported(f"{type_name}: {found.refused}")
+        if found.custom and self.alone:
+            raise Unsupported(f"{code[:64]} can change its meaning: only R4's parameters narrow a scope")
         return found
 
     def criterion(self, type_name: str, name: str, value: str, *, asked: str | None = None) -> Criterion:

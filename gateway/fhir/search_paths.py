@@ -86,7 +86,9 @@ class Paths:
             if ast.first and ast.name[0].isupper():
                 return [start] if self._definitions.is_a(root, ast.name) else []
             before = self._states(ast.left, start, root)
-            return None if before is None else [after for one in before for after in self._member(one, ast.name)]
+            if before is None or any(self._is_primitive(one.type) for one in before):
+                return None  # what hangs on a primitive stands beside it, under another key
+            return [after for one in before for after in self._member(one, ast.name)]
         if isinstance(ast, TypeTest) and ast.operator in ("as", "ofType"):
             before = self._states(ast.operand, start, root)
             wanted = self._type_name(ast.type_name)
@@ -94,7 +96,19 @@ class Paths:
         if isinstance(ast, Call) and ast.name == "where":
             before = self._states(ast.left, start, root)
             return None if before is None else self._filtered(before, ast.args[0])
+        if isinstance(ast, Call) and ast.name == "extension" and len(ast.args) == 1:
+            before = self._states(Member(ast.left, "extension", False), start, root)
+            return None if before is None else self._with_url(before, ast.args[0])
         return None
+
+    @staticmethod
+    def _with_url(before: list[Source], url: Ast) -> list[Source] | None:
+        if not isinstance(url, Literal) or type(url.value) is not str:
+            return None
+        return [replace(one, steps=(*one.steps[:-1], Step("extension", ("url", url.value)))) for one in before]
+
+    def _is_primitive(self, name: str) -> bool:
+        return self._definitions.has_type(name) and self._definitions.type(name).kind == "primitive-type"
 
     def _type_name(self, name: str) -> str:
         """``DateTime`` in a composite's component is meant as ``dateTime``."""

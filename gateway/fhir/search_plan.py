@@ -47,6 +47,7 @@ class Plan:
     that answer for this one, and the resource type references are narrowed to. ``also`` are parameters that
     hold parts of this one's values (``family`` for ``name``). ``refused`` says why it cannot be searched.
     ``mandatory``: its element is always there. ``narrowed``: types to which others narrow its references.
+    ``custom``: a client brought it (``search_custom.py``); while it is ``pending`` it is extracted, and ``refused``.
     """
 
     key: str
@@ -60,12 +61,15 @@ class Plan:
     refused: str = ""
     mandatory: bool = False
     narrowed: frozenset[str] = frozenset()
+    custom: bool = False
+    pending: bool = False
 
     @property
     def stored(self) -> bool:
         """Whether this parameter has facts of its own."""
         code = self.parameter.code
-        return not self.aliases and not self.refused and code not in _BY_VERSION and code not in OPENED
+        return (not self.aliases and (self.pending or not self.refused) and code not in _BY_VERSION
+                and code not in OPENED)
 
     @property
     def canonical(self) -> bool:
@@ -75,17 +79,37 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """Plans per type, each type worked out on first use. Safe to share."""
+    """Plans per type, each type worked out on first use. Safe to share.
+
+    ``adopt`` is for one thread at a time; readers see a type's plans as they were or as they are.
+    """
 
     definitions: Definitions
     _by_type: dict[str, Mapping[str, Plan]] = field(default_factory=dict, compare=False)
+    _custom: dict[str, Mapping[str, Plan]] = field(default_factory=dict, compare=False)
 
     def of(self, type_name: str) -> Mapping[str, Plan]:
         """Every parameter of a resource type by code."""
         found = self._by_type.get(type_name)
         if found is None:
-            found = self._by_type[type_name] = MappingProxyType(_plans(self.definitions, type_name))
+            found = self._by_type[type_name] = MappingProxyType({
+                **_plans(self.definitions, type_name), **self._custom.get(type_name, {})})
         return found
+
+    def adopt(self, custom: Mapping[str, Mapping[str, Plan]]) -> None:
+        """Put the plans of custom parameters, by type and code, in the place of those adopted before.
+
+        One that is gone stays as a refusal, for whoever is still at a query that names it.
+        """
+        for type_name in {*self._custom, *custom}:
+            now = custom.get(type_name, {})
+            gone = {code: replace(plan, pending=False, refused=f"{code} is no longer a search parameter")
+                    for code, plan in self._custom.get(type_name, {}).items() if code not in now}
+            if now == self._custom.get(type_name):
+                continue
+            self._custom[type_name] = {**gone, **now}
+            own = {code: plan for code, plan in self.of(type_name).items() if not plan.custom}
+            self._by_type[type_name] = MappingProxyType({**own, **self._custom[type_name]})
 
 
 def _plans(definitions: Definitions, type_name: str) -> dict[str, Plan]:
@@ -123,15 +147,15 @@ def _first(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: s
     if parameter.type != "composite":
         ladder = parameter.type == "date" and parameter.code in LADDER_CODES
         return Plan(key=key, parameter=parameter, sources=sources, ladder=ladder)
-    components = _components(paths, parameters, type_name, parameter, sources)
+    components = components_of(paths, parameters, type_name, parameter, sources)
     if components is None:
         return Plan(key=key, parameter=parameter, refused=f"{parameter.code} has parts that cannot be combined here")
     return Plan(key=key, parameter=parameter, sources=sources, components=components)
 
 
-def _components(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: str,
-                parameter: SearchParameter, foci: tuple[Source, ...] | None) -> tuple[Component, ...] | None:
-    """The parts; None unless they are plain paths, the last alone being a number or date."""
+def components_of(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: str,
+                  parameter: SearchParameter, foci: tuple[Source, ...] | None) -> tuple[Component, ...] | None:
+    """The parts of a composite; None unless they are plain paths, the last alone being a number or date."""
     if not foci:
         return None
     components = []

@@ -30,7 +30,7 @@ def sort_value(plans: Plans, type_name: str, key: SortKey) -> Callable[[Mapping[
 
     ``key`` names a parameter of ``type_name``, not ``_id`` or ``_lastUpdated``.
     """
-    plan = plans.of(type_name)[key.key.partition(".")[2]]
+    plan = plans.of(type_name)[key.key.partition(".")[2].partition("~")[0]]
     pick: _Ordering = max if key.descending else min
     values = _values(plan)
     read = {"date": _dates, "number": _numbers}.get(key.kind, _texts)

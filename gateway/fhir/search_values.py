@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from itertools import product
 
 from gateway.errors import FHIRPathError, Invalid
 from gateway.fhir import search_emit as emit
 from gateway.fhir.definitions import Definitions
-from gateway.fhir.fhirpath import Context, Expression, Node, compile_expression
+from gateway.fhir.fhirpath import Context, Expression, Node, TypeModel, compile_expression
 from gateway.fhir.query import Facts
+from gateway.fhir.search_custom import MAKINGS
 from gateway.fhir.search_emit import Sheet, Texts
 from gateway.fhir.search_encoding import ABSENT, PART, PRESENT
 from gateway.fhir.search_paths import Json, Source, walker
@@ -27,12 +29,15 @@ Writer = Callable[[Json, Sheet], None]
 _NOT_A_PART = frozenset(("s", PART))
 """A system alone, a word of a display: nothing a composite is asked by."""
 _CODED = frozenset({"CodeableConcept", "Coding", "Identifier"})
+_SYSTEM: Mapping[type, str] = {bool: "boolean", int: "integer", str: "string", Decimal: "decimal"}
+"""Values that an expression made itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
     """What is made of a type's resources. ``mandatory``: (element, parameter's key); ``canonical``: it has a url."""
 
+    plans: Mapping[str, Plan]
     by_key: Mapping[str, Sequence[Writer]]
     whole: Sequence[Writer]
     mandatory: Sequence[tuple[str, str]]
@@ -46,8 +51,11 @@ class SearchExtractor:
     relative, here as in ``parse_query``.
     """
 
-    def __init__(self, definitions: Definitions, own_bases: Iterable[str] = ()) -> None:
+    def __init__(self, definitions: Definitions, own_bases: Iterable[str] = (), *,
+                 model: TypeModel | None = None) -> None:
+        """``model``: by which the values of custom parameters are typed that are no plain paths."""
         self.plans = Plans(definitions)
+        self._model = model
         self._own_bases = frozenset(base.rstrip("/") for base in own_bases)
         self._tables: dict[str, _Table] = {}
 
@@ -61,7 +69,7 @@ class SearchExtractor:
     def _sheet(self, resource: Mapping[str, Json]) -> Sheet:
         type_name = resource.get("resourceType")
         table = self._tables.get(type_name) if type(type_name) is str else None
-        if table is None:
+        if table is None or table.plans is not self.plans.of(str(type_name)):
             if type(type_name) is not str or type_name not in self.plans.definitions.resource_types:
                 raise Invalid("a resource of no known type has no search facts", expression="resourceType")
             table = self._tables[type_name] = self._compile(type_name)
@@ -116,7 +124,8 @@ class SearchExtractor:
                     write = _matching(*first.match, write)
                 by_key.setdefault(first.key, []).append(write)
         url = plans.get("url")
-        return _Table(by_key=by_key, whole=whole, canonical=url is not None and url.parameter.type == "uri",
+        return _Table(plans=plans, by_key=by_key, whole=whole,
+                      canonical=url is not None and url.parameter.type == "uri",
                       mandatory=[(source.steps[0].key, plan.key) for plan in plans.values()
                                  if plan.mandatory and plan.stored for source in (plan.sources or ())[:1]])
 
@@ -145,10 +154,34 @@ class SearchExtractor:
 
     def _general(self, plan: Plan) -> Writer:
         """A parameter whose expression is no plain path, run as FHIRPath."""
+        if plan.custom:
+            return self._typed(plan)
         expression = compile_expression(plan.parameter.expression)
         if plan.parameter.type == "reference":
             return partial(_resources, plan.key, expression, frozenset(plan.parameter.targets))
         return partial(_evaluated, plan.key, expression)
+
+    def _typed(self, plan: Plan) -> Writer:
+        """A custom parameter run as FHIRPath: each value by its own type, those of other kinds left out."""
+        expression = compile_expression(plan.parameter.expression, self._model)
+        fitting = MAKINGS[plan.parameter.type]
+        writers: dict[str, Writer] = {}
+
+        def write(resource: Json, sheet: Sheet) -> None:
+            context = Context(resource=resource, type=resource["resourceType"], model=self._model)
+            try:
+                found = expression.nodes(resource, context)
+            except FHIRPathError:
+                return  # a value the expression was not written for has nothing to be found by
+            for one in found:
+                value, kind = (one.value, one.type) if type(one) is Node else (one, _SYSTEM.get(type(one), ""))
+                if kind in fitting and value is not None:
+                    known = writers.get(kind)
+                    if known is None:
+                        known = writers[kind] = self._writer(plan, Source((), kind), mixed=True)
+                    known(value, sheet)
+
+        return write
 
     def _composite(self, plan: Plan) -> Writer:
         hashed = [self._part(one) for one in plan.components if one.type not in ("quantity", "number", "date")]

@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import apsw
 import orjson
@@ -25,10 +25,12 @@ from gateway import audit
 from gateway.errors import BlockCorrupt, GatewayError, InputRefused, Issue, NotFound, Throttled, Unavailable
 from gateway.fhir.outcome import operation_outcome
 from gateway.records.gate import Caller
-from gateway.records.node import Node
 from gateway.store import jobs
 from gateway.store.jobs import ATTEMPTS_MAX, HEARTBEAT_S, JobRow, Kind, LeaseLost
 from gateway.store.sql import now_ms
+
+if TYPE_CHECKING:
+    from gateway.records.node import Node
 
 LOG = logging.getLogger("gateway.jobs")
 T = TypeVar("T")

@@ -10,16 +10,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import apsw
 
 from gateway.errors import BlobUnavailable, IntegrityBroken, KeyDestroyed
 from gateway.fhir.resource import parse
-from gateway.records.node import Node
 from gateway.store import index_upkeep as upkeep
+from gateway.store import search_parameters
 from gateway.store.journal import IndexRows, VersionRow
 from gateway.store.sql import now_ms
+
+if TYPE_CHECKING:
+    from gateway.records.node import Node
 
 SLICE: Final = 200
 """Versions opened and replaced at once: a writer waits for as many at most."""
@@ -104,8 +107,15 @@ def rebuild(node: Node, *, progress: Callable[[int, int], object]) -> Rebuilt:
         found.versions += len(rows)
         found.holes += [one for one in made if isinstance(one, Hole)]
         progress(before + found.versions, total)
-    database.transact(upkeep.end)
+    database.transact(lambda tx: _end(node, tx))
     return found
+
+
+def _end(node: Node, connection: apsw.Connection) -> None:
+    upkeep.end(connection)
+    if not node.parameters.whole:
+        search_parameters.indexed(connection, [one.id for one in node.parameters.known],
+                                  made=node.parameters.generation)
 
 
 def _store(connection: apsw.Connection, made: Sequence[Made], done: int) -> None:

@@ -117,7 +117,8 @@ def _versions(node: Node, found: Findings, progress: Callable[[int, int], object
                 (after, reindexing.SLICE))]
             for row, stored in _opened(node, connection, rows, found):
                 # Rows of a superseded version go once no page link can show it: they may be gone, not wrong.
-                if row.superseded is None and not row.deleted:
+                # While a parameter is being indexed, some versions hold its rows and others do not yet.
+                if row.superseded is None and not row.deleted and node.parameters.whole:
                     _index(node, connection, row, stored, found)
         if not rows:
             return

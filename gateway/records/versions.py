@@ -30,12 +30,14 @@ from gateway.store.journal import IndexRows, NewVersion, PatientNames, VersionRo
 class Draft:
     """A resource that passed validation, with what deciding and indexing need of it; not sealed yet.
 
-    ``access.categories`` are keyed hashes in decimal, as in ``stored_facts``.
+    ``access.categories`` are keyed hashes in decimal, as in ``stored_facts``. ``generation``: of the search parameters
+    that ``search`` was extracted by.
     """
 
     resource: Resource
     access: ResourceFacts
     search: Facts
+    generation: int = 0
 
 
 def key_group(access: ResourceFacts) -> str:

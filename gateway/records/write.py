@@ -135,7 +135,9 @@ def drafted(node: Node, resource: Resource, id_: str, *, client: str, user: str 
     homes = home_patients(placed, node.definitions.home_paths, base=node.settings.base_url)
     access = facts_of(placed, homes, author_client=client, author_user=user)
     hashed = frozenset(str(node.index.category(token)) for token in access.categories)
-    return Draft(resource=resource, access=replace(access, categories=hashed), search=node.extractor.facts(placed))
+    generation = node.parameters.generation  # read before the facts are: they may be newer, never older
+    return Draft(resource=resource, access=replace(access, categories=hashed), search=node.extractor.facts(placed),
+                 generation=generation)
 
 
 def prepare_create(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str, *,
@@ -307,6 +309,8 @@ def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: i
 
     ``author``: whose the content is, where that is not the caller.
     """
+    if made.generation != node.parameters.generation:
+        made = replace(made, search=node.extractor.facts({**made.resource, "id": id_}))
     client, user = author or (caller.grant.client_id, caller.grant.user)
     new, stored = node.versions.seal(made, id_=id_, vid=vid, updated_ms=time, client=client, user=user)
     entries = node.gate.entries(caller, "c" if created else "u", name, decision,

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import apsw
 
-Kind = Literal["export", "import", "request"]
+Kind = Literal["export", "import", "request", "reindex"]
 State = Literal["queued", "running", "done", "failed"]
 PartKind = Literal["output", "deleted", "error", "input"]
 
@@ -98,6 +98,18 @@ def open_jobs_of(connection: apsw.Connection, client: str, user: str | None) -> 
     return int(str(connection.execute(
         "SELECT count(*) FROM job WHERE client=? AND user IS ? AND state IN ('queued','running')",
         (client, user)).get))
+
+
+def waits(connection: apsw.Connection, kind: Kind) -> bool:
+    """Whether a job of the kind is there that nobody has begun."""
+    return connection.execute("SELECT 1 FROM job WHERE kind=? AND state='queued' AND cursor=''",
+                              (kind,)).get is not None
+
+
+def progress(connection: apsw.Connection, kind: Kind) -> list[str]:
+    """How far the open jobs of a kind are."""
+    return [str(told) or "queued" for (told,) in connection.execute(
+        "SELECT progress FROM job WHERE kind=? AND state IN ('queued','running') ORDER BY pk", (kind,))]
 
 
 def waiting(connection: apsw.Connection, now_ms: int) -> bool:

@@ -22,7 +22,7 @@ from gateway.fhir.resource import format_instant, parse, serialise
 from gateway.fhir.search_results import Results
 from gateway.fhir.subset import Subset
 from gateway.fhir.xml_shapes import Shapes
-from gateway.records import bulk_import, export, jobs
+from gateway.records import bulk_import, export, jobs, search_parameters
 from gateway.records.answer import Answer
 from gateway.records.export import Elements
 from gateway.records.gate import Caller
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PLACE: Final = "_jobs"
 PREFERENCE: Final = "respond-async"
 NDJSON: Final = "application/fhir+ndjson"
-_OWN: Final = frozenset({"export", "import"})
+_OWN: Final = frozenset({"export", "import", "reindex"})
 _OFFERED: Final = frozenset({"transaction", "batch", "search-type", "search-system", "search-compartment",
                              "history-instance", "history-type", "history-system"})
 _HEADERS: Final = ("accept", "content-type", "prefer", "if-match", "if-none-match", "if-none-exist",
@@ -82,7 +82,7 @@ def url(door: Door, ask: Ask) -> str:
 def runner(door: Door, authority: jobs.Authority) -> Runner:
     """A runner of every kind of job."""
     return Runner(door.node, {"request": carrying_out(door), "export": export.carry_out,
-                              "import": bulk_import.carry_out}, authority)
+                              "import": bulk_import.carry_out, "reindex": search_parameters.carry_out}, authority)
 
 
 def carrying_out(door: Door) -> Work:
@@ -135,6 +135,8 @@ async def poll(door: Door, ask: Ask) -> Answer:
     if row.state == "failed":
         return Answer(500, outcome, headers)
     request: dict[str, Any] = orjson.loads(jobs.unseal(node, row.id, "request", row.request))  # Any: JSON
+    if row.kind == "reindex":
+        return Answer(200, outcome, headers)
     place = f"{door.base}/{PLACE}/{row.id}"
     if row.kind == "export":
         body = await export.manifest(node, ask.caller, row, export.Request.of(request), place)
@@ -204,7 +206,7 @@ async def fetch(door: Door, ask: Ask) -> Answer:
     node, row = door.node, jobs.owned(door.node, ask.caller, ask.parts[1])
     number = ask.parts[3]
     place = int(number) if number.isdecimal() and len(number) < 9 else 0
-    if row.state != "done" or row.kind == "request":
+    if row.state != "done" or row.kind in ("request", "reindex"):
         raise NotFound("there is no such file")
     if row.kind == "import":
         bulk_import.require_system(ask.caller)

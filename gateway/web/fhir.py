@@ -26,6 +26,7 @@ from gateway.records.answer import Answer
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.records.references import checked_types
+from gateway.store import journal
 from gateway.web import (
     asynchronous,
     binary,
@@ -37,6 +38,7 @@ from gateway.web import (
     interactions,
     searching,
     terminology,
+    upkeep,
     validation,
 )
 from gateway.web.ask import Ask
@@ -55,7 +57,7 @@ Authenticate = Callable[[str | None], Caller]
 
 
 ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.ROUTES, *consents.ROUTES,
-          *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES, *terminology.ROUTES)
+          *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES, *terminology.ROUTES, *upkeep.ROUTES)
 
 
 _EVERY: list[Header] = [(b"x-content-type-options", b"nosniff"), (b"vary", b"Accept, Accept-Encoding, Authorization")]
@@ -75,17 +77,12 @@ class FhirDoor:
 
     def __init__(self, node: Node, authenticate: Authenticate, *, token_url: str) -> None:
         self._authenticate = authenticate
-        statement = capability_statement(
-            node.definitions, node.extractor.plans, _offered(), base_url=node.settings.base_url, token_url=token_url,
-            update_creates=node.settings.update_creates, conditional_delete=node.settings.conditional_delete,
-            enforced=checked_types(node.settings, node.definitions), cors=bool(node.settings.cors_origins))
-        body = orjson.dumps(statement)
-        self._door = open_door(node, body)
+        self._token_url = token_url
+        self._stated = node.parameters.generation
+        self._capabilities = _capabilities(node, token_url)
+        self._door = open_door(node)
         self._shapes = Shapes(node.definitions)
         self._cors = Cors(node.settings.cors_origins)
-        # Weak, for it stands for all forms and codings of the statement.
-        self._capabilities = Answer(200, body, {"ETag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"',
-                                                "Cache-Control": "no-cache"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -127,7 +124,7 @@ class FhirDoor:
         if parts == ("metadata",):
             if method not in ("GET", "HEAD"):
                 raise MethodNotAllowed("metadata is read with GET")
-            return "capabilities", unless_known(self._capabilities, headers)
+            return "capabilities", unless_known(await self._statement(), headers)
         ask = Ask(settings=self._door.node.settings, shapes=self._shapes,
                   caller=self._authenticate(headers.get("authorization")),
                   method=method, parts=parts, query=query, headers=headers,
@@ -135,6 +132,16 @@ class FhirDoor:
         route = self._door.routes.find(method, parts)
         answer = await self._door.carry_out(route, ask)
         return route.name, _handled(route, ask, answer) if "prefer" in headers else answer
+
+    async def _statement(self) -> Answer:
+        """The statement, made anew after search parameters came or went."""
+        node = self._door.node
+        node.parameters.follow(node, journal.decision_seq(node.database.reader))
+        now = node.parameters.generation
+        if now != self._stated:
+            self._capabilities = await asyncio.to_thread(_capabilities, node, self._token_url)
+            self._stated = now
+        return self._capabilities
 
     def _options(self, scope: Scope, headers: Mapping[str, str]) -> Answer:
         """What a path offers. It asks for no token, and so says nothing of what is stored."""
@@ -164,6 +171,15 @@ class FhirDoor:
         if "content-encoding" in headers:
             return await asyncio.to_thread(inflated, body, headers["content-encoding"], limit)
         return body
+
+
+def _capabilities(node: Node, token_url: str) -> Answer:
+    body = orjson.dumps(capability_statement(
+        node.definitions, node.extractor.plans, _offered(), base_url=node.settings.base_url, token_url=token_url,
+        update_creates=node.settings.update_creates, conditional_delete=node.settings.conditional_delete,
+        enforced=checked_types(node.settings, node.definitions), cors=bool(node.settings.cors_origins)))
+    # Weak, for it stands for all forms and codings of the statement.
+    return Answer(200, body, {"ETag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"})
 
 
 class _Disconnected(Exception):  # control flow: there is nobody left to answer

@@ -1,0 +1,206 @@
+"""SearchParameter resources at work: the rules of their type, every process's plans, and the passes over the index.
+
+Owns who may bring one, when a process learns of it, and the job that makes the index hold what it finds; refuses to
+search by one until then, so that a part is never taken for the whole. A parameter only finds: what is found is decided
+like any match. https://hl7.org/fhir/R4/searchparameter.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import apsw
+import orjson
+
+from gateway.access.bound import is_feed
+from gateway.errors import Forbidden
+from gateway.fhir import search_custom
+from gateway.fhir.resource import Resource, parse, serialise
+from gateway.fhir.search_custom import Custom
+from gateway.fhir.search_plan import Plan
+from gateway.records import jobs, reindexing
+from gateway.records.gate import Caller
+from gateway.store import index_upkeep as upkeep
+from gateway.store import jobs as stored_jobs
+from gateway.store import journal
+from gateway.store import search_parameters as stored
+from gateway.store.journal import VersionRow
+from gateway.store.search_parameters import ParameterRow
+from gateway.store.sql import now_ms
+
+if TYPE_CHECKING:
+    from gateway.records.jobs import Outcome, Task
+    from gateway.records.node import Hook, Node
+
+SLICE: Final = 50
+"""Versions in one transaction of a pass: other writers wait for no more."""
+_KEPT_MS: Final = 30 * 86_400_000
+"""How long a pass may wait and be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """One parameter as this process knows it."""
+
+    id: str
+    made: int
+    ready: bool
+    custom: Custom
+
+
+@dataclass(slots=True)
+class Parameters:
+    """What one process has adopted; ``generation`` is the one its plans are of."""
+
+    generation: int = 0
+    known: tuple[InUse, ...] = ()
+    _seen: int = -1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def follow(self, node: Node, seq: int) -> None:
+        """Be at least as new as ``decision_seq`` says; costs a comparison where nothing moved."""
+        if seq != self._seen:
+            with self._lock:
+                self._read(node, node.database.reader)
+
+    def _read(self, node: Node, connection: apsw.Connection) -> None:
+        """All of one moment; of the moment of a snapshot, where this thread holds one."""
+        within = contextlib.nullcontext(connection) if connection.in_transaction else node.database.snapshot()
+        with within:
+            seen, now = journal.decision_seq(connection), stored.generation(connection)
+            if now != self.generation:
+                self._adopt(node, now, stored.rows(connection))
+        self._seen = seen
+
+    def _adopt(self, node: Node, now: int, rows: Sequence[ParameterRow]) -> None:
+        before = {(one.id, one.made): one for one in self.known}
+        found = []
+        for row in rows:
+            known = before.get((row.id, row.made))
+            custom = known.custom if known is not None else search_custom.read(
+                node.definitions, parse(jobs.unseal(node, row.id, "search parameter", row.body)))
+            found.append(InUse(row.id, row.made, row.ready, custom))
+        plans: dict[str, dict[str, Plan]] = {}
+        for one in found:
+            for type_, plan in one.custom.plans.items():
+                plans.setdefault(type_, {})[one.custom.code] = plan if one.ready else replace(
+                    plan, pending=True, refused=f"{one.custom.code} is still being indexed")
+        node.extractor.plans.adopt(plans)
+        self.known = tuple(found)
+        self.generation = now
+
+    @property
+    def whole(self) -> bool:
+        """Whether the index holds what every parameter finds."""
+        return all(one.ready for one in self.known)
+
+
+def may_administer(caller: Caller) -> bool:
+    """Whether the caller is this hospital's administrator or its own feed."""
+    return caller.grant.role == "administrator" or is_feed(caller.grant)
+
+
+def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource) -> Hook | None:
+    """What an active SearchParameter must be, and its use from the commit on. Raises Forbidden, Unprocessable."""
+    if not may_administer(caller):
+        raise Forbidden("SearchParameter is written by this hospital's administrators and its feed")
+    id_ = str(new["id"])
+    if not search_custom.is_used(new):
+        return _dropping(id_)
+    custom = search_custom.read(node.definitions, new)
+    if not custom.plans:
+        return _dropping(id_)
+    body = jobs.seal(node, id_, "search parameter", serialise(new))
+    codes = [node.index.category(f"search parameter {type_}.{custom.code}") for type_ in custom.plans]
+    job = secrets.token_hex(16)
+    request = jobs.seal(node, job, "request", orjson.dumps({"types": None}))
+    keys = {plan.key for plan in custom.plans.values()}
+    as_before = any(one.id == id_ and one.ready and keys <= {plan.key for plan in one.custom.plans.values()}
+                    for one in node.parameters.known)
+
+    def use(connection: apsw.Connection) -> None:
+        stored.put(connection, id_, body, codes, ready=as_before)
+        if not as_before and not stored_jobs.waits(connection, "reindex"):
+            _queue(connection, caller, job, request)
+
+    return use
+
+
+def check_deletion(node: Node, connection: apsw.Connection, row: VersionRow) -> Hook | None:
+    """A deleted parameter finds nothing more."""
+    return _dropping(row.id)
+
+
+def _dropping(id_: str) -> Hook:
+    return lambda connection: stored.drop(connection, id_)
+
+
+def _queue(connection: apsw.Connection, caller: Caller, job: str, request: bytes) -> None:
+    now, grant = now_ms(), caller.grant
+    stored_jobs.create(connection, id_=job, kind="reindex", client=grant.client_id, user=grant.user,
+                       token=grant.token_id, now_ms=now, expires_ms=now + _KEPT_MS, request=request)
+
+
+def progress(connection: apsw.Connection) -> str:
+    """How far the passes over the index are that wait or run."""
+    told = stored_jobs.progress(connection, "reindex")
+    return "; ".join(told) if told else "no pass is under way: ask for $reindex"
+
+
+async def reindex(node: Node, caller: Caller, types: Sequence[str]) -> str:
+    """Queue a pass over ``types``, over all without one; the job's id. Raises Forbidden, Throttled."""
+    if not may_administer(caller):
+        raise Forbidden("$reindex is for this hospital's administrators and its feed")
+    node.gate.require_scope(caller, "SearchParameter", "u")
+    return await jobs.ask(node, caller, "reindex", {"types": list(types)}, what="reindex")
+
+
+async def carry_out(task: Task) -> Outcome:
+    """One pass, in slices, beside every other work; where it was cut short it goes on."""
+    node = task.node
+    cursor = task.cursor or await asyncio.to_thread(_begun, task)
+    while True:
+        node.parameters.follow(node, journal.decision_seq(node.database.reader))
+        rows, made = await asyncio.to_thread(_slice, node, cursor)
+        if rows:
+            cursor = {**cursor, "after": rows[-1].seq, "done": cursor["done"] + len(rows)}
+            told = f"{cursor['done']} of {max(cursor['total'], cursor['done'])} resources"
+            await task.advance(told, cursor, lambda tx, made=made: reindexing.replaced(tx, made))  # type: ignore[misc]
+            continue
+        head = journal.head_seq(node.database.reader)
+        if head <= cursor["to"]:
+            break
+        cursor = {**cursor, "to": head}
+    types = None if cursor["types"] is None else frozenset(cursor["types"])
+    ready = [one.id for one in node.parameters.known if types is None or one.custom.plans.keys() <= types]
+    await task.advance(f"{cursor['done']} resources", cursor,
+                       lambda tx: stored.indexed(tx, ready, made=cursor["made"]))
+    node.parameters.follow(node, journal.decision_seq(node.database.reader))
+    return jobs.Outcome("done", orjson.dumps({"resourceType": "Parameters", "parameter": [
+        {"name": "reindexed", "valueInteger": cursor["done"]}]}))
+
+
+def _begun(task: Task) -> dict[str, Any]:  # Any: JSON
+    node, connection = task.node, task.node.database.reader
+    node.parameters.follow(node, journal.decision_seq(connection))
+    asked: list[str] | None = task.request["types"]
+    if asked is None:  # of what waits to be found
+        types: list[str] | None = sorted({type_ for one in node.parameters.known if not one.ready
+                                          for type_ in one.custom.plans})
+    else:
+        types = asked or None
+    head = journal.head_seq(connection)
+    total = upkeep.count_current(connection, after=0, to=head, types=types)
+    return {"after": 0, "to": head, "types": types, "done": 0, "total": total, "made": node.parameters.generation}
+
+
+def _slice(node: Node, cursor: Mapping[str, Any]) -> tuple[list[VersionRow], list[reindexing.Made]]:
+    with node.database.snapshot() as connection:
+        rows = upkeep.current(connection, after=cursor["after"], to=cursor["to"], types=cursor["types"], limit=SLICE)
+        return rows, list(reindexing.extracted(node, connection, rows)) if rows else []
