@@ -142,7 +142,7 @@ def test_after_every_rotation_what_was_sealed_opens(
 
 
 @pytest.mark.parametrize(("label", "why"), [
-    ("index", "rebuilt"), ("page", "rekeyed"), ("pseudonym", "chain"), ("audit", "category"), ("nonsense", "no such")])
+    ("index", "rebuilt"), ("page", "rekeyed"), ("pseudonym", "chain"), ("audit", "spooled"), ("nonsense", "no such")])
 def test_a_secret_something_stored_depends_on_is_not_rotated(keys: Path, label: str, why: str) -> None:
     with pytest.raises(Misconfigured, match=why):
         rotate(keys, "secret", None, label)
