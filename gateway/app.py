@@ -35,7 +35,8 @@ from gateway.fhir.search import SearchExtractor
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
-from gateway.records import consents, scheduling, search_parameters
+from gateway.records import consents, scheduling, search_parameters, subscriptions
+from gateway.records.deliveries import Deliveries
 from gateway.records.gate import Caller, Gate
 from gateway.records.jobs import Authority
 from gateway.records.node import Node, TypeRules
@@ -143,7 +144,7 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
                   base_url=settings.base_url),
         pages=PageLinks(ring.secret("page-link")),
         domain=Domain(chain_id=deployed.chain_id, contract=deployed.consent_registry),
-        rules={"Consent": consents.RULES, "Appointment": scheduling.RULES,
+        rules={"Consent": consents.RULES, "Appointment": scheduling.RULES, "Subscription": subscriptions.RULES,
                "SearchParameter": TypeRules(check_write=search_parameters.check_write,
                                             check_deletion=search_parameters.check_deletion)},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
@@ -282,7 +283,7 @@ def run_worker(settings: Settings, descriptor: int) -> None:
 
 
 def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: threading.Event) -> None:
-    """Carry out jobs until ``stop``; they need the contracts' addresses, not the chain."""
+    """Carry out jobs and serve Subscriptions until ``stop``; they need the contracts' addresses, not the chain."""
     import asyncio
 
     from gateway.web.asynchronous import runner
@@ -293,7 +294,12 @@ def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: thread
             return
     node = build_node(settings, ring, database)
     smart = build_smart(settings, ring, database, node.definitions, deployment(settings).custodian)
-    asyncio.run(runner(open_door(node), authority(node, smart)).run(stop))
+
+    async def both() -> None:
+        acts_for = authority(node, smart)
+        await asyncio.gather(runner(open_door(node), acts_for).run(stop), Deliveries(node, acts_for).run(stop))
+
+    asyncio.run(both())
 
 
 def run_ledger(settings: Settings) -> None:

@@ -8,6 +8,7 @@ against ``SETTINGS`` by tests/house.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -69,6 +70,26 @@ def _types_or_flag(text: str) -> str:
     return ",".join(names)
 
 
+def origin_of(url: str) -> str:
+    """``scheme://host:port`` of an http or https URL, lower case, addresses in their one form. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ValueError("must be an http or https URL with a host")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.hostname
+    if ":" in host:
+        host = f"[{ipaddress.IPv6Address(host).compressed}]"
+    elif re.fullmatch(r"[a-z0-9._-]+", host) is None:
+        raise ValueError("has a host that is no name")
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    """Origins; a bare ``host`` or ``host:port`` is https."""
+    return tuple(origin_of(part if "://" in part else f"https://{part}")
+                 for part in map(str.strip, text.split(",")) if part)
+
+
 def _origins(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     for origin in found:
@@ -123,6 +144,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("page_link_ttl_s", "3600", _positive, "how long a page link lives"),
     Setting("job_ttl_s", "86400", _positive, "how long an export, an import or an asynchronous answer is kept"),
     Setting("import_sources", "", _urls, "URLs below which `$import` may read, between spaces; none when empty"),
+    Setting("subscription_hosts", "", _hosts,
+            "hosts notifications may go to, `host`, `host:port` or `http://host` by commas; none when empty"),
     Setting("token_ttl_s", "300", _positive, "life of a client_credentials token, at most 300"),
     Setting("chain_rpc", "", str, "JSON-RPC URL of the hospitals' chain; the embedded chain when empty"),
     Setting("chain_id", "0", _natural, "chain id expected of `chain_rpc`; required with it"),
@@ -166,6 +189,7 @@ class Settings:
     page_link_ttl_s: int
     job_ttl_s: int
     import_sources: tuple[str, ...]
+    subscription_hosts: tuple[str, ...]
     token_ttl_s: int
     chain_rpc: str
     chain_id: int

@@ -61,6 +61,19 @@ class AuthoredBy:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnOf:
+    """What this client wrote for this user. SQL: ``v.patient IS NULL AND v.client = client AND v.user IS user``."""
+
+    client: str
+    user: str | None
+
+    def admit(self, facts: ResourceFacts, provisions: Sequence[Provision]) -> Admitted | None:
+        if facts.home_patients or (facts.author_client, facts.author_user) != (self.client, self.user):
+            return None
+        return Admitted("not-about-a-patient")
+
+
+@dataclass(frozen=True, slots=True)
 class NoHomePatient:
     """Not about a patient. SQL: ``v.patient IS NULL AND v.confidentiality <= c AND v.labels & ~labels = 0``."""
 
@@ -169,7 +182,7 @@ class EveryPatient:
         return Asked(facts=facts, grantees=grantees, purpose=self.purpose, writing=self.writing, now_ms=self.now_ms)
 
 
-Way = AuthoredBy | NoHomePatient | OnDuty | EveryPatient
+Way = AuthoredBy | OwnOf | NoHomePatient | OnDuty | EveryPatient
 
 _STRENGTH: Mapping[Basis, int] = {
     "self": 0, "feed": 1, "not-about-a-patient": 2, "duty": 3, "grant": 4, "break-glass": 5}
@@ -267,6 +280,8 @@ def on_duty(grant: Grant, role: Role, type_: str, letter: str) -> tuple[OnDuty, 
 def reading_ways(grant: Grant, role: Role, table: Policy, type_: str, letter: str, now_ms: int, *,
                  chain_fresh: bool) -> tuple[Way, ...]:
     """Every way this holder may come to see a resource of the type, the least remarkable first."""
+    if type_ in table.author_owned:
+        return (OwnOf(grant.client_id, grant.user),)
     ways: list[Way] = []
     if is_feed(grant):
         ways.append(AuthoredBy(grant.client_id))

@@ -123,6 +123,8 @@ def _admit(request: Request, side: ResourceFacts, grant: Grant, role: Role, tabl
         return next((found for way in ways if (found := way.admit(side, provisions)) is not None), None)
     if side.type in table.append_only and request.interaction != "c":
         return None
+    if side.type in table.author_owned:
+        return _own_writes(request, side, grant)
     return (_feed_writes(request, grant, table) or _writes_of_nobody(side, role)
             or _patients_let_write(request, side, grant, role, table, provisions, now_ms)
             or _duty_writes(request, side, grant, role))
@@ -137,6 +139,15 @@ def _feed_writes(request: Request, grant: Grant, table: Policy) -> Admitted | No
             and (stored.author_user is not None or stored.type in table.patient_owned):
         return None
     return Admitted("feed")
+
+
+def _own_writes(request: Request, side: ResourceFacts, grant: Grant) -> Admitted | None:
+    """Whoever wrote it changes it, and what is new is the writer's own."""
+    stored = request.stored
+    if side.home_patients or (stored is not None and (
+            stored.author_client, stored.author_user) != (grant.client_id, grant.user)):
+        return None
+    return Admitted("not-about-a-patient")
 
 
 def _writes_of_nobody(side: ResourceFacts, role: Role) -> Admitted | None:

@@ -90,6 +90,7 @@ class Policy:
     patient_only: frozenset[str]
     patient_owned: frozenset[str]
     patient_takes_part: frozenset[str]
+    author_owned: frozenset[str]
     public: frozenset[str]
     break_glass_purposes: frozenset[str]
     hidden_from_delegates: int
@@ -136,7 +137,8 @@ def _policy(roles: dict[str, Any], labels: dict[str, Any], purposes: dict[str, A
         labels=known, purposes=MappingProxyType(uses), purpose_system=purposes["system"],
         append_only=frozenset(rules["append_only"]), patient_only=frozenset(rules["patient_only"]),
         patient_owned=frozenset(rules["patient_owned"]),
-        patient_takes_part=frozenset(rules["patient_takes_part"]), public=public,
+        patient_takes_part=frozenset(rules["patient_takes_part"]), author_owned=frozenset(rules["author_owned"]),
+        public=public,
         break_glass_purposes=frozenset(rules["break_glass_purposes"]),
         hidden_from_delegates=sum(known.bits[code] for code in rules["hidden_from_delegates"]) | UNKNOWN_LABEL)
 

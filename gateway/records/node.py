@@ -85,6 +85,11 @@ class Node:
         return parse_query(self.extractor.plans, type_, pairs, strict=strict, own_bases=(self.settings.base_url,),
                            max_count=self.settings.max_page, now_ms=now_ms(), codes=self.codes)
 
+    def query_alone(self, type_: str, pairs: Sequence[tuple[str, str]]) -> Query:
+        """Read criteria that one resource alone must tell. Raises BadSearch."""
+        return parse_query(self.extractor.plans, type_, pairs, strict=True, own_bases=(self.settings.base_url,),
+                           max_count=1, now_ms=now_ms(), alone=True)
+
     async def decided(self, caller: Caller, attempt: Callable[[Caller], Awaitable[T]]) -> T:
         """Run ``attempt``, which decides and commits; again, with the caller read anew, each time the world moved.
 

@@ -140,7 +140,7 @@ class JwksUrls:
         return parsed
 
     def _check_address(self, address: Address, scheme: str) -> None:
-        address = _inner(address)
+        address = inner(address)
         if address.is_loopback and self._allow_loopback:
             return
         if scheme != "https":
@@ -149,7 +149,7 @@ class JwksUrls:
             raise Unprocessable("the JWKS URL leads to a private address; register the JWKS as a file")
 
 
-def _inner(address: Address) -> Address:
+def inner(address: Address) -> Address:
     """The IPv4 address an IPv6 one stands for (mapped, 6to4, NAT64), else itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:

@@ -145,9 +145,12 @@ def revoke_user(connection: apsw.Connection, fhir_user: str, now_ms: int) -> boo
 
 
 def sweep(connection: apsw.Connection, now_ms: int) -> int:
-    """Delete tokens that expired over a day ago and assertions nobody can replay; how many rows went."""
+    """Delete tokens expired over a day ago, but those Subscriptions act by, and assertions nobody can replay; how many
+    rows went."""
     before = connection.total_changes()
-    connection.execute("DELETE FROM token WHERE expires_ms < ?", (now_ms - _KEPT_AFTER_EXPIRY_MS,))
+    # A subscription is delivered for as long as the token it was made with is not revoked.
+    connection.execute("DELETE FROM token WHERE expires_ms < ? AND NOT EXISTS (SELECT 1 FROM subscription s "
+                       "WHERE s.token=token.id AND s.state<>'off')", (now_ms - _KEPT_AFTER_EXPIRY_MS,))
     connection.execute("DELETE FROM assertion WHERE expires_ms < ?", (now_ms,))
     return connection.total_changes() - before
 

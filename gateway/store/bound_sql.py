@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 import apsw
 
-from gateway.access.bound import AccessBound, AuthoredBy, EveryPatient, NoHomePatient, OnDuty, ScopeClause, Way
+from gateway.access.bound import AccessBound, AuthoredBy, EveryPatient, NoHomePatient, OnDuty, OwnOf, ScopeClause, Way
 from gateway.store import journal
 from gateway.store.index import SqlBound
 
@@ -51,6 +51,8 @@ class BoundCompiler:
         match way:
             case AuthoredBy(client):
                 return SqlBound("v.client=?", (client,))
+            case OwnOf(client, user):
+                return SqlBound("(v.patient IS NULL AND v.client=? AND v.user IS ?)", (client, user))
             case NoHomePatient(confidentiality, labels):
                 return SqlBound("(v.patient IS NULL AND v.confidentiality<=? AND v.labels & ~? = 0)",
                                 (confidentiality, labels))

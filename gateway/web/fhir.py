@@ -37,6 +37,7 @@ from gateway.web import (
     histories,
     interactions,
     searching,
+    subscriptions,
     terminology,
     upkeep,
     validation,
@@ -57,7 +58,8 @@ Authenticate = Callable[[str | None], Caller]
 
 
 ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.ROUTES, *consents.ROUTES,
-          *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES, *terminology.ROUTES, *upkeep.ROUTES)
+          *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES, *terminology.ROUTES, *upkeep.ROUTES,
+          *subscriptions.ROUTES)
 
 
 _EVERY: list[Header] = [(b"x-content-type-options", b"nosniff"), (b"vary", b"Accept, Accept-Encoding, Authorization")]
