@@ -21,7 +21,7 @@ from gateway.audit import Disclosure, SealedRow
 from gateway.errors import BadSearch, Conflict, Malformed, Moved, NotFound, PreconditionFailed, TooCostly
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource
-from gateway.records import patching, write
+from gateway.records import aside, patching, write
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
 from gateway.records.patching import Patch
@@ -121,7 +121,7 @@ async def create(node: Node, caller: Caller, type_: str, resource: Resource, con
     Then that one is the answer, unchanged and without its bytes. Raises PreconditionFailed when several match.
     https://hl7.org/fhir/R4/http.html#ccreate
     """
-    write.validated(node, resource, type_)
+    await aside.done(aside.large(resource), lambda: write.validated(node, resource, type_))
     id_ = str(uuid.uuid4())
 
     def attempt(now: Caller, conditions: Conditions, reader: apsw.Connection) -> _Attempt:
@@ -142,7 +142,7 @@ async def update(node: Node, caller: Caller, type_: str, resource: Resource, con
     nothing matches and the resource's id is in use. https://hl7.org/fhir/R4/http.html#cond-update
     """
     expected = write.expected_versions(if_match)
-    write.validated(node, resource, type_)
+    await aside.done(aside.large(resource), lambda: write.validated(node, resource, type_))
 
     def attempt(now: Caller, conditions: Conditions, reader: apsw.Connection) -> _Attempt:
         node.gate.require_scope(now, type_, "u")
@@ -247,10 +247,9 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
             raise await write.audited_refusal(node, caller, refused, interaction, name) from None
         if not made.prepared:
             await node.disclosures.join(Disclosure(caller.seq, tuple(made.conditions.told)))
-        elif len(made.prepared) > 1:
-            await asyncio.to_thread(lambda: node.database.transact(lambda tx: _commit(node, made, tx)))
         else:
-            await node.commits.commit(lambda tx: _commit(node, made, tx))
+            apart = len(made.prepared) > 1 or aside.large_version(made.prepared[0].new)
+            await aside.committed(node, apart, lambda tx: _commit(node, made, tx))
         if isinstance(made.answer, Exception):
             raise made.answer
         return made.answer

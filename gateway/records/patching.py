@@ -20,7 +20,7 @@ from gateway.access.facts import ResourceFacts
 from gateway.errors import Forbidden, Gone, InputRefused, Malformed, TooLarge, Unprocessable
 from gateway.fhir import fhirpath_patch, json_patch
 from gateway.fhir.resource import Resource, copy, parse, parse_json, serialise
-from gateway.records import write
+from gateway.records import aside, write
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
 from gateway.records.references import Links
@@ -140,7 +140,7 @@ async def patch(node: Node, caller: Caller, type_: str, id_: str, change: Patch,
             still(connection, caller)
             write.commit_prepared(connection, prepared)
 
-        await node.commits.commit(work)
+        await aside.committed(node, aside.large_version(prepared.new), work)
         assert prepared.written is not None  # noqa: S101  # an update always has an outcome
         return prepared.written
     return await node.decided(caller, attempt)

@@ -21,8 +21,9 @@ from gateway.errors import GatewayError, InputRefused, Invalid, Issue, NotFound,
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.resource import Resource, copy
-from gateway.records import conditional, patching, write
+from gateway.records import aside, conditional, patching, write
 from gateway.records.answer import Answer, version_answer
+from gateway.records.aside import Slices
 from gateway.records.conditional import Conditions
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node
@@ -32,6 +33,9 @@ from gateway.records.versions import Draft
 from gateway.records.write import Prepared, Refused, Written
 from gateway.store import journal
 from gateway.store.journal import VersionRow
+
+_FEW = 100
+"""So many entries are looked at on the event loop."""
 
 Door = Callable[[Caller, int, Any], Awaitable[Answer]]
 """Carries out the entry at this place, whatever it is, as the request it stands for; the caller is read anew, since
@@ -58,14 +62,22 @@ async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, s
                         expression="Bundle.entry")
     if kind == "batch":
         return await _batch(node, caller, raw, door)
-    entries = plan.read_bundle(bundle, node.definitions.resource_types, node.settings.base_url)
-    plan.check_distinct(entries)
+    entries = await aside.done(len(raw) > _FEW, lambda: _read(node, bundle))
     return await _transaction(node, caller, raw, entries, door, shown or _minimal, also, check_references)
 
 
 async def _batch(node: Node, caller: Caller, raw: Sequence[Any], door: Door) -> bytes:
-    return _response(b"batch-response", [_answered(await door(caller, place, entry))
-                                         for place, entry in enumerate(raw)])
+    answers, slices = [], Slices()
+    for place, entry in enumerate(raw):
+        answers.append(_answered(await door(caller, place, entry)))
+        await slices.turn()
+    return _response(b"batch-response", answers)
+
+
+def _read(node: Node, bundle: Resource) -> tuple[BundleEntry, ...]:
+    entries = plan.read_bundle(bundle, node.definitions.resource_types, node.settings.base_url)
+    plan.check_distinct(entries)
+    return entries
 
 
 async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: Sequence[BundleEntry], door: Door,
@@ -80,8 +92,9 @@ async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: 
             answer = await write.audited_refusal(node, caller, refused.refused, interaction, name)
             raise _at(refused.entry, answer) from None
     done = await node.decided(caller, attempt)
-    answers = []
+    answers, slices = [], Slices()
     for entry in entries:
+        await slices.turn()
         written = done.get(entry.place)
         if entry.method in ("GET", "HEAD"):
             answers.append(_answered(await door(caller, entry.place, raw[entry.place])))

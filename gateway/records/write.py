@@ -31,6 +31,7 @@ from gateway.errors import (
 )
 from gateway.fhir.home import home_patients
 from gateway.fhir.resource import Resource, canonical, copy, parse, reference_target, references, stamp
+from gateway.records import aside
 from gateway.records import references as integrity
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Hook, Node, still
@@ -410,11 +411,16 @@ async def audited_refusal(node: Node, caller: Caller, refused: Refused, interact
 
 async def create(node: Node, caller: Caller, type_: str, resource: Resource, *, hook: Hook | None = None) -> Written:
     """Store a new resource under an id of ours."""
-    validated(node, resource, type_)
-    id_ = str(uuid.uuid4())
-    made = draft(node, caller, resource, id_)
+    id_, apart = str(uuid.uuid4()), aside.large(resource)
+    made = await aside.done(apart, lambda: _checked(node, caller, resource, type_, id_))
     return _stored(await _carried_out(node, caller, "c", "create", hook,
-                                      lambda now: prepare_create(node, now, node.database.reader, made, id_)))
+                                      lambda now: prepare_create(node, now, node.database.reader, made, id_),
+                                      apart=apart))
+
+
+def _checked(node: Node, caller: Caller, resource: Resource, type_: str, id_: str) -> Draft:
+    validated(node, resource, type_)
+    return draft(node, caller, resource, id_)
 
 
 async def update(node: Node, caller: Caller, type_: str, id_: str, resource: Resource, *, if_match: str | None,
@@ -424,15 +430,15 @@ async def update(node: Node, caller: Caller, type_: str, id_: str, resource: Res
         raise Malformed(f"the resource's id must be {id_!r}, as in the URL", code="invalid",
                         expression=f"{type_}.id")
     expected = expected_versions(if_match)
-    validated(node, resource, type_)
-    made = draft(node, caller, resource, id_)
+    apart = aside.large(resource) or journal.envelope_bytes(node.database.reader, type_, id_) > aside.BYTES
+    made = await aside.done(apart, lambda: _checked(node, caller, resource, type_, id_))
 
     def prepare(now: Caller) -> Prepared:
         row = journal.current(node.database.reader, type_, id_)
         return prepare_update(node, now, node.database.reader, made, id_, row, expected,
                               only_new=if_none_match is not None)
 
-    return _stored(await _carried_out(node, caller, "u", "update", hook, prepare))
+    return _stored(await _carried_out(node, caller, "u", "update", hook, prepare, apart=apart))
 
 
 def _stored(written: Written | None) -> Written:
@@ -451,10 +457,10 @@ async def delete(node: Node, caller: Caller, type_: str, id_: str, *, if_match: 
 
 
 async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, hook: Hook | None,
-                       prepare: Callable[[Caller], Prepared]) -> Written | None:
+                       prepare: Callable[[Caller], Prepared], *, apart: bool = False) -> Written | None:
     async def attempt(caller: Caller) -> Written | None:
         try:
-            prepared = prepare(caller)
+            prepared = await aside.done(apart, lambda: prepare(caller))
         except Refused as refused:
             raise await audited_refusal(node, caller, refused, interaction, name) from None
 
@@ -462,7 +468,7 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
             still(connection, caller)
             commit_prepared(connection, prepared, hook)
 
-        await node.commits.commit(work)
+        await aside.committed(node, aside.large_version(prepared.new), work)
         return prepared.written
     return await node.decided(caller, attempt)
 

@@ -232,6 +232,15 @@ def envelope(connection: apsw.Connection, seq: int) -> bytes | None:
     return None
 
 
+def envelope_bytes(connection: apsw.Connection, type_: str, id_: str) -> int:
+    """How long the present version's block in the local table is; 0: there is none."""
+    for (found,) in connection.execute(
+            "SELECT length(b.envelope) FROM version v JOIN block b ON b.seq=v.seq WHERE v.type=? AND v.id=? "
+            "AND v.superseded IS NULL", (type_, id_)):
+        return int(str(found))
+    return 0
+
+
 def envelopes(connection: apsw.Connection, seqs: Sequence[int]) -> dict[int, bytes]:
     """Local blocks of several versions in one statement."""
     marks = ",".join("?" * len(seqs))

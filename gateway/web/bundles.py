@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
-from gateway.errors import Malformed
+from gateway.errors import Malformed, NotAcceptable
 from gateway.fhir.bundle import entry_request, without_resources
-from gateway.records import transaction
-from gateway.records.answer import Answer
+from gateway.records import aside, transaction
+from gateway.records.answer import FHIR_JSON, Answer
 from gateway.records.gate import Caller
 from gateway.web.ask import Ask
 from gateway.web.door import Door
@@ -26,11 +26,16 @@ async def process(door: Door, ask: Ask) -> Answer:
     bundle = await ask.resource()
     if bundle["resourceType"] != "Bundle":
         raise Malformed("POST to the base takes a Bundle", code="invalid", expression="resourceType")
-    door.node.validator.require(without_resources(bundle), expected_type="Bundle")
+    envelope = without_resources(bundle)
+    await aside.done(aside.large(envelope), lambda: door.node.validator.require(envelope, expected_type="Bundle"))
 
     async def entry(caller: Caller, place: int, raw: Any) -> Answer:  # Any: entry_request looks into it
         try:
-            return await door.answer(_asked(door, replace(ask, caller=caller.again()), place, raw))
+            answer = await door.answer(_asked(door, replace(ask, caller=caller.again()), place, raw))
+            if answer.body and answer.media_type != FHIR_JSON:
+                raise NotAcceptable("this answer is no resource: ask for it on its own", code="not-supported",
+                                    expression=f"Bundle.entry[{place}].request.url")
+            return answer
         except Exception as error:
             return refusal(error)
 

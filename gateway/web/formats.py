@@ -156,7 +156,7 @@ def is_fhir(content_type: str) -> bool:
 async def read_resource(body: bytes, syntax: Syntax, shapes: Shapes) -> Resource:
     """The resource of a request body. Raises Malformed."""
     if syntax == "json":
-        return parse(body)
+        return await asyncio.to_thread(parse, body) if len(body) > THREAD_BYTES else parse(body)
     if len(body) > THREAD_BYTES // 4:
         return await asyncio.to_thread(read_xml, body, shapes)
     return read_xml(body, shapes)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from gateway.errors import Forbidden, Malformed, NotFound
 from gateway.fhir.resource import parse_json
-from gateway.records import audit_events, conditional, patching, read, write
+from gateway.records import aside, audit_events, conditional, patching, read, write
 from gateway.records.answer import Answer, version_answer
 from gateway.records.patching import JSON_PATCH, Patch
 from gateway.web import subsets
@@ -83,7 +83,8 @@ async def _patch_document(ask: Ask) -> Any:  # a JSON value: a list is a JSON Pa
         return patching.entry_patch(ask.given, "Bundle.entry")
     if ask.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON_PATCH:
         return await ask.resource()
-    document = parse_json(await ask.read_body())
+    body = await ask.read_body()
+    document = await aside.done(len(body) > aside.BYTES, lambda: parse_json(body))
     if type(document) is not list:
         raise Malformed("a JSON Patch is a list of operations", code="structure", expression="patch")
     return document

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.errors import BadSearch, Unprocessable
 from gateway.fhir.resource import Resource
 from gateway.fhir.search_dates import Range, date_range
+from gateway.records import aside
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 
@@ -121,7 +123,7 @@ async def inputs(door: Door, ask: Ask, table: Table, *, operation: str, search: 
         take(name, text, "query")
     sent = await ask.resource() if ask.method == "POST" and ask.has_body else None
     if sent is not None:
-        for name, value, kind in _parameters(door, sent, only):
+        for name, value, kind in await aside.done(aside.large(sent), partial(_parameters, door, sent, only)):
             take(name, value, kind)
     for name, known in table.items():
         if known.required and name not in values:
