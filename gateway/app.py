@@ -6,6 +6,7 @@ embedded node. Refuses to start on settings that cannot work.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -276,8 +277,12 @@ def run_worker(settings: Settings, descriptor: int) -> None:
     # Given as a socket, not as a descriptor: uvicorn takes a bare descriptor for a unix socket and leaves Nagle's
     # algorithm on, which holds every small answer back by 40 ms.
     listener = socket.socket(fileno=descriptor)
+    app = build_app(settings)
+    # The tables of R4 stay for good: looked through at each full collection they hold every request up for 200 ms.
+    gc.collect()
+    gc.freeze()
     server = uvicorn.Server(uvicorn.Config(
-        build_app(settings), loop="uvloop", http="httptools", log_config=None, access_log=False, server_header=False,
+        app, loop="uvloop", http="httptools", log_config=None, access_log=False, server_header=False,
         timeout_graceful_shutdown=10, lifespan="off"))
     server.run(sockets=[listener])
 
