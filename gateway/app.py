@@ -33,6 +33,7 @@ from gateway.errors import GatewayError, Misconfigured
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.packages import Packages
 from gateway.fhir.search import SearchExtractor
+from gateway.fhir.search_words import CONTENT, TEXT
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
@@ -46,6 +47,7 @@ from gateway.records.versions import Versions
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.tokens import bearer, sweep
 from gateway.store import index_upkeep, jobs, journal
+from gateway.store import search_parameters as stored_parameters
 from gateway.store.blobs import BlobBackend, EmbeddedBlobs
 from gateway.store.index import Index
 from gateway.store.sql import Database, GroupCommit, now_ms
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("gateway")
 _JOIN_S = 10.0
+_WORDS = {"off": (), "text": (TEXT,), "content": (TEXT, CONTENT)}
 _JOB_GRANT_MS = 60_000
 """For how long a job's caller counts once read; each slice of its work reads it anew."""
 
@@ -131,7 +134,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
         raise Misconfigured("a rebuild of the index was left unfinished: finish it with `gateway rebuild`")
     definitions = Definitions.load()
     validator = build_validator(settings, definitions)
-    extractor = SearchExtractor(definitions, (settings.base_url,), model=validator.model)
+    extractor = SearchExtractor(definitions, (settings.base_url,), model=validator.model,
+                                words=_WORDS[settings.text_search])
     index = Index(IndexHasher(ring.secret("index")))
     blobs = open_blobs(settings, database)
     node = Node(
@@ -150,6 +154,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
                                             check_deletion=search_parameters.check_deletion)},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
                       contract=deployed.record_anchor))
+    if stored_parameters.words(database.reader) != extractor.words:
+        database.transact(lambda tx: stored_parameters.settle_words(tx, extractor.words))
     node.parameters.follow(node, journal.decision_seq(database.reader))
     return node
 

@@ -140,6 +140,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("reference_integrity", "on", _types_or_flag,
             "`on`, `off`, or the types whose references must lead to what is there"),
     Setting("handling", "strict", str, "`strict` or `lenient` for unknown search parameters without `Prefer`"),
+    Setting("text_search", "text", str,
+            "what is indexed by its words: `off`, `text` (narratives), `content` (everything)"),
     Setting("cors_origins", "", _origins, "origins whose pages may ask, `https://app.example` by commas; `*` is any"),
     Setting("page_link_ttl_s", "3600", _positive, "how long a page link lives"),
     Setting("job_ttl_s", "86400", _positive, "how long an export, an import or an asynchronous answer is kept"),
@@ -185,6 +187,7 @@ class Settings:
     conditional_delete: str
     reference_integrity: str
     handling: str
+    text_search: str
     cors_origins: tuple[str, ...]
     page_link_ttl_s: int
     job_ttl_s: int
@@ -283,6 +286,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     values["chain_operator_key_file"] = Path(operator) if operator else values["keys_dir"] / "operator.key"
     values["base_url"] = values["base_url"].rstrip("/") or f"http://{values['host']}:{values['port']}/fhir"
     choices = {"handling": {"strict", "lenient"}, "conditional_delete": {"single", "multiple"},
+               "text_search": {"off", "text", "content"},
                "log_level": {"debug", "info", "warning", "error"}}
     for name, allowed in choices.items():
         if values[name] not in allowed:

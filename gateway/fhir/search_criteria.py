@@ -41,6 +41,7 @@ from gateway.fhir.search_near import circle
 from gateway.fhir.search_plan import NEAR, OPENED, PHONETIC, Plan, Plans
 from gateway.fhir.search_results import Unsupported
 from gateway.fhir.search_terms import Terms, split_escaped, unescape
+from gateway.fhir.search_words import asked, word_text
 
 VALUES_MAX = 500
 """Most values after commas in one parameter."""
@@ -148,7 +149,7 @@ class Criteria:
             comparator, (low, high) = self.terms.date(value, name)
             return [UpdatedIs(comparator, low, high)]
         if code in OPENED:
-            return [self.opened(type_name, plan, code, _words(value, name), name)]
+            return [self._worded(type_name, plan, unescape(value), name)]
         if kind == "special":
             return [self._near(type_name, plan, unescape(value), name)]
         if modifier == "contains":
@@ -193,6 +194,13 @@ class Criteria:
         if self.alone:
             raise Unsupported(f"{name}: what must be opened to be searched is not asked here")
         return OpenedIs(type_name, plan.parameter.code, how, text)
+
+    def _worded(self, type_name: str, plan: Plan, value: str, name: str) -> Predicate:
+        """Words: from the index where it holds them all, else of opened resources."""
+        code = plan.parameter.code
+        if self.alone or code not in self.plans.worded:
+            return asked(value, name, lambda word: self.opened(type_name, plan, code, word, name))
+        return asked(value, name, lambda word: HashIs(plan.key, word_text(word)))
 
     def _near(self, type_name: str, plan: Plan, value: str, name: str) -> Predicate:
         cells = tuple(HashIs(plan.key, text) for text in circle(value, name).cells())

@@ -5,7 +5,6 @@ Owns the readers named by ``OpenedIs.how``; refuses to fetch anything. https://h
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from gateway.fhir.query import OpenedIs
@@ -13,10 +12,10 @@ from gateway.fhir.search_encoding import normal
 from gateway.fhir.search_near import circle
 from gateway.fhir.search_paths import Json, walker
 from gateway.fhir.search_plan import NEAR, Plan, Plans
+from gateway.fhir.search_words import READERS, words
 
 Reader = Callable[[Mapping[str, Json]], bool]
 
-_TAG = re.compile(r"<[^>]*>")
 _PARTS = {"HumanName": ("family", "given", "prefix", "suffix", "text"),
           "Address": ("line", "city", "district", "state", "postalCode", "country", "text")}
 
@@ -30,10 +29,9 @@ class Opened:
     def reader(self, asked: OpenedIs) -> Reader:
         """Whether a resource of the type meets the predicate."""
         plan = self._plans.of(asked.type)[asked.code]
-        if asked.how == "_text":
-            return lambda resource: _has_words(asked.text, _narrative(resource))
-        if asked.how == "_content":
-            return lambda resource: _has_words(asked.text, _strings(resource))
+        if asked.how in READERS:
+            read = READERS[asked.how]
+            return lambda resource: any(asked.text in words(text) for text in read(resource))
         if asked.how == NEAR:
             around = circle(asked.text, asked.code)
             return lambda resource: around.holds(resource.get("position"))
@@ -76,32 +74,3 @@ def _texts(value: Json, type_: str) -> Iterator[str]:
 
 def _plain(values: Iterable[Json]) -> Iterator[str]:
     yield from (one for one in values if type(one) is str)
-
-
-def _narrative(resource: Mapping[str, Json]) -> Iterator[str]:
-    text = resource.get("text")
-    div = text.get("div") if type(text) is dict else None
-    if type(div) is str:
-        yield _TAG.sub(" ", div)
-
-
-def _strings(value: Json) -> Iterator[str]:
-    if type(value) is str:
-        yield _TAG.sub(" ", value) if value.startswith("<div") else value
-    elif type(value) is dict:
-        for key, one in value.items():
-            if key not in ("resourceType", "data"):
-                yield from _strings(one)
-    elif type(value) is list:
-        for one in value:
-            yield from _strings(one)
-
-
-def _has_words(asked: str, texts: Iterable[str]) -> bool:
-    """Every word asked for stands among the words of the texts."""
-    wanted = set(asked.split(" "))
-    for text in texts:
-        wanted -= set(normal(text).split(" "))
-        if not wanted:
-            return True
-    return False

@@ -87,6 +87,8 @@ class Plans:
     definitions: Definitions
     _by_type: dict[str, Mapping[str, Plan]] = field(default_factory=dict, compare=False)
     _custom: dict[str, Mapping[str, Plan]] = field(default_factory=dict, compare=False)
+    worded: set[str] = field(default_factory=set, compare=False)
+    """Which of ``_text`` and ``_content`` the index answers: it holds the words of every resource."""
 
     def of(self, type_name: str) -> Mapping[str, Plan]:
         """Every parameter of a resource type by code."""

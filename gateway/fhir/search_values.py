@@ -22,6 +22,7 @@ from gateway.fhir.search_emit import Sheet, Texts
 from gateway.fhir.search_encoding import ABSENT, PART, PRESENT
 from gateway.fhir.search_paths import Json, Source, walker
 from gateway.fhir.search_plan import PHONETIC, Component, Plan, Plans
+from gateway.fhir.search_words import READERS, kept, word_text
 
 Writer = Callable[[Json, Sheet], None]
 """Puts the facts of one value on the sheet."""
@@ -52,9 +53,12 @@ class SearchExtractor:
     """
 
     def __init__(self, definitions: Definitions, own_bases: Iterable[str] = (), *,
-                 model: TypeModel | None = None) -> None:
-        """``model``: by which the values of custom parameters are typed that are no plain paths."""
+                 model: TypeModel | None = None, words: Iterable[str] = ()) -> None:
+        """``model``: by which the values of custom parameters are typed that are no plain paths; ``words``: for which
+        of ``_text`` and ``_content`` words are kept."""
         self.plans = Plans(definitions)
+        self.words = frozenset(words)
+        self._readers = [(code, read) for code, read in READERS.items() if code in self.words]
         self._model = model
         self._own_bases = frozenset(base.rstrip("/") for base in own_bases)
         self._tables: dict[str, _Table] = {}
@@ -64,6 +68,10 @@ class SearchExtractor:
         sheet = self._sheet(resource)
         if sheet.contained:
             self._absorb(resource, sheet)
+        for code, read in self._readers:
+            plan = self.plans.of(resource["resourceType"]).get(code)
+            if plan is not None:
+                sheet.hashes.update(dict.fromkeys([(plan.key, word_text(word)) for word in kept(read(resource))]))
         return sheet.facts()
 
     def _sheet(self, resource: Mapping[str, Json]) -> Sheet:

@@ -44,7 +44,7 @@ from gateway.records.gate import Caller, refusal
 from gateway.records.node import Hook, Node, TypeRules, still
 from gateway.records.versions import Draft
 from gateway.records.write import Written
-from gateway.store import journal, outbox, provisions
+from gateway.store import journal, outbox, provisions, search_parameters
 from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
@@ -477,6 +477,7 @@ def show_finality(node: Node) -> int:
     was revoked on chain, and of one whose grant the chain refused a version that says why and, as every version, can be
     signed; how many. For the background loop; each Consent is one transaction."""
     changed = 0
+    node.parameters.follow(node, journal.decision_seq(node.database.reader))
     due = node.database.reader.execute(
         "SELECT DISTINCT consent, state FROM provision WHERE state<>'pending' AND shown<>state").fetchall()
     for consent, state in due:
@@ -486,6 +487,7 @@ def show_finality(node: Node) -> int:
 
 def _show(node: Node, id_: str, state: str) -> int:
     connection, status = node.database.reader, "active" if state == "final" else "inactive"
+    generation = node.parameters.generation
     refusal = outbox.refusal_of_consent(connection, id_) if state == "revoked" else None
     row = journal.current(connection, "Consent", id_)
     new = None
@@ -503,6 +505,8 @@ def _show(node: Node, id_: str, state: str) -> int:
                                         user=row.user)
 
     def work(tx: apsw.Connection) -> None:
+        if new is not None and search_parameters.generation(tx) != generation:
+            raise Conflict("a search parameter came or went: extracted anew at the next turn")
         # That state alone: one that came in between is still to be shown.
         tx.execute("UPDATE provision SET shown=state WHERE consent=? AND state=?", (id_, state))
         if new is not None:

@@ -75,6 +75,10 @@ class Parameters:
         with within:
             seen, now = journal.decision_seq(connection), stored.generation(connection)
             if now != self.generation:
+                worded = node.extractor.plans.worded
+                held = stored.words(connection) & node.extractor.words
+                worded -= worded - held
+                worded |= held
                 self._adopt(node, now, stored.rows(connection))
         self._seen = seen
 
@@ -179,8 +183,13 @@ async def carry_out(task: Task) -> Outcome:
         cursor = {**cursor, "to": head}
     types = None if cursor["types"] is None else frozenset(cursor["types"])
     ready = [one.id for one in node.parameters.known if types is None or one.custom.plans.keys() <= types]
-    await task.advance(f"{cursor['done']} resources", cursor,
-                       lambda tx: stored.indexed(tx, ready, made=cursor["made"]))
+
+    def end(connection: apsw.Connection) -> None:
+        stored.indexed(connection, ready, made=cursor["made"])
+        if types is None:
+            stored.settle_words(connection, node.extractor.words, whole=True)
+
+    await task.advance(f"{cursor['done']} resources", cursor, end)
     node.parameters.follow(node, journal.decision_seq(node.database.reader))
     return jobs.Outcome("done", orjson.dumps({"resourceType": "Parameters", "parameter": [
         {"name": "reindexed", "valueInteger": cursor["done"]}]}))

@@ -16,6 +16,7 @@ from gateway.errors import Conflict
 from gateway.store import journal
 
 _GENERATION = "search_parameters"
+_WORDS = "search_words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,24 @@ def indexed(connection: apsw.Connection, ids: Iterable[str], *, made: int) -> No
     for id_ in ids:
         connection.execute("UPDATE search_parameter SET ready=1 WHERE id=? AND made<=?", (id_, made))
     _moved(connection)
+
+
+def words(connection: apsw.Connection) -> frozenset[str]:
+    """Of which of ``_text`` and ``_content`` the index holds the words of every resource."""
+    found = connection.execute("SELECT value FROM setting WHERE name=?", (_WORDS,)).get
+    return frozenset(str(found).split()) if found else frozenset()
+
+
+def settle_words(connection: apsw.Connection, kept: frozenset[str], *, whole: bool = False) -> None:
+    """This process keeps the words of ``kept`` from now on; ``whole``: and a pass has kept them of all there is.
+
+    What was not kept all along is answered by the index only after a pass.
+    """
+    empty = connection.execute("SELECT 1 FROM version LIMIT 1").get is None
+    now = kept if whole or empty else kept & words(connection)
+    if now != words(connection):
+        connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (_WORDS, " ".join(sorted(now))))
+        _moved(connection)
 
 
 def _moved(connection: apsw.Connection) -> int:

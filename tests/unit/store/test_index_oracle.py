@@ -19,13 +19,15 @@ from gateway.store.index import Index, SqlBound
 from gateway.store.journal import NewVersion, append, head_seq
 from gateway.store.sql import Database
 
-EXTRACTOR = SearchExtractor(Definitions.load())
+EXTRACTOR = SearchExtractor(Definitions.load(), words=("_text", "_content"))
+EXTRACTOR.plans.worded.update(EXTRACTOR.words)
 World = tuple[Database, Index, list[tuple[str, str, Facts, int]]]
 """What is stored: (type, id, facts, last updated) beside the index that holds it."""
 NOW_MS = 1_700_000_000_000
 _CODES = ("x", "X", "y")
 _SYSTEMS = (None, "http://a", "http://b")
 _DATES = ("2012", "2012-01", "2012-01-05", "2012-01-05T10:00:00Z", "2013-03-01T00:30:00+01:00")
+_WORDS = ("Bone", "liver &amp; spleen", "the", "metastases")
 _PREFIXES = ("", "eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 
 
@@ -39,6 +41,9 @@ def _observation(number: int) -> dict[str, Any]:
         "resourceType": "Observation", "id": f"o{number}", "status": ("final", "amended")[pick[5] % 2],
         "code": {"coding": [coding]}, "subject": {"reference": f"{('Patient', 'Group')[pick[6] % 2]}/{pick[6]}"},
         "effectiveDateTime": _DATES[pick[7] % 5]}
+    if pick[1]:
+        words = " ".join(_WORDS[one % 4] for one in pick[:pick[1] % 4])
+        body["text"] = {"status": "generated", "div": f"<div>{words}</div>"}
     if pick[0] > 3:
         body["valueQuantity"] = quantity
     else:
@@ -92,6 +97,10 @@ _OBSERVATION_PAIR = st.one_of(
               st.builds(lambda token, number: f"{token}${number}", _TOKEN, _NUMBER)),
     st.tuples(st.sampled_from(["date", "_lastUpdated"]), _DATE),
     st.tuples(st.sampled_from(["subject", "patient", "subject:Group"]), st.sampled_from(["1", "Patient/2", "Group/3"])),
+    st.tuples(st.sampled_from(["_text", "_content"]), st.recursive(
+        st.sampled_from(["bone", "liver", "spleen", "metastases", "amended", "mg"]),
+        lambda inner: st.one_of(st.builds("({} {} {})".format, inner, st.sampled_from(["AND", "OR", ""]), inner),
+                                st.builds("NOT {}".format, inner)), max_leaves=4)),
     st.tuples(st.just("status"), st.sampled_from(["final", "final,amended", "http://a|final"])),
     st.tuples(st.sampled_from(["_id", "_id:not"]), st.sampled_from(["o0", "o7919,o15838"])),
 )
