@@ -17,7 +17,7 @@ import orjson
 from gateway.errors import Conflict, Issue, Moved, TooCostly, Unprocessable
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.query import Criterion, Query
-from gateway.fhir.resource import Resource, copy, parse, references, serialise
+from gateway.fhir.resource import Resource, copy, parse, reference_target, references, serialise
 from gateway.records import read, write
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
@@ -104,7 +104,8 @@ def _carry_out(node: Node, caller: Caller, asked: Merge, source: Resource, targe
     if any(not row.permit for row in provisions.of_patient(connection, asked.source)):
         raise Conflict("the source forbids something that the target does not: end or repeat its Consents first")
     rows = _records(node, connection, asked.source)
-    resources = [_moved(parse(opened.stored), asked) for opened in node.versions.open_many(connection, rows)]
+    resources = [_moved(parse(opened.stored), asked, node.settings.base_url)
+                 for opened in node.versions.open_many(connection, rows)]
     drafts = [write.draft(node, caller, one, row.id) for one, row in zip(resources, rows, strict=True)]
     pair = [write.draft(node, caller, one, str(one["id"])) for one in (replaced, result)]
     node.versions.prepare_keys([*drafts, *pair])
@@ -163,9 +164,12 @@ def _naming(node: Node, type_: str, patient: str) -> Query | None:
     return Query(type=type_, criteria=(Criterion(tuple(found)),)) if found else None
 
 
-def _moved(resource: Resource, asked: Merge) -> Resource:
+def _moved(resource: Resource, asked: Merge, base: str) -> Resource:
+    """With every reference to the source leading to the target, however it was written: a version of it too."""
     found: Resource = copy(resource)
-    for _, target in references(found):
-        if target["reference"] == f"Patient/{asked.source}":
-            target["reference"] = f"Patient/{asked.target}"
+    for _, reference in references(found):
+        target = reference_target(reference["reference"])
+        if (target.type, target.id) == ("Patient", asked.source) and (
+                target.kind == "relative" or (target.base or "").rstrip("/") == base):
+            reference["reference"] = f"Patient/{asked.target}"
     return found

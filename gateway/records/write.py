@@ -208,7 +208,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
     made = _settled(node, caller, old, made, id_)
     only_labels = old is not None and _content(old, "security") == _content(
         stamp(made.resource, id_, row.vid, row.updated_ms), "security")
-    only_move = old is not None and _only_moved(before, made, old, id_)
+    only_move = old is not None and _only_moved(before, made, old, id_, node.settings.base_url)
     decision = node.gate.decide(
         connection, caller, "u", stored=before, proposed=made.access,
         stored_matcher=node.gate.stored_matcher(connection, row.seq),
@@ -320,7 +320,7 @@ def _sealed(node: Node, caller: Caller, made: Draft, id_: str, vid: int, time: i
     return Prepared(new, Written(new.type, id_, vid, time, stored, created, True), entries, hook, targets)
 
 
-def _only_moved(before: ResourceFacts, made: Draft, old: Resource, id_: str) -> bool:
+def _only_moved(before: ResourceFacts, made: Draft, old: Resource, id_: str, base: str) -> bool:
     """Whether the update changes nothing but which patients the record is about."""
     homes = {*before.home_patients, *made.access.home_patients}
     if set(before.home_patients) == set(made.access.home_patients) or made.access.type == "Patient":
@@ -328,9 +328,11 @@ def _only_moved(before: ResourceFacts, made: Draft, old: Resource, id_: str) -> 
 
     def without_patient(resource: Resource) -> Resource:
         found: Resource = copy(resource)
-        for _, target in references(found):
-            if target["reference"] in homes:
-                target["reference"] = "Patient"
+        for _, reference in references(found):
+            target = reference_target(reference["reference"])
+            here = target.kind == "relative" or (target.base or "").rstrip("/") == base
+            if here and f"{target.type}/{target.id}" in homes:
+                reference["reference"] = "Patient"
         return found
     return _content(without_patient(old)) == _content(stamp(without_patient(made.resource), id_, 0, 0))
 

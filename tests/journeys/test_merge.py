@@ -119,3 +119,15 @@ def test_merge_refuses_by_name(hospital: Hospital, office: Client, names: list[s
         {"name": name, "valueReference": {"reference": "Patient/1"}} for name in names]})
     assert (answer.status_code, places(answer)) == (400, [place])
     assert ask(office, "same", "same").status_code == 422
+
+
+def test_records_move_however_they_name_the_source(hospital: Hospital, office: Client, pair: dict[str, str]) -> None:
+    """An absolute reference under this server's base, and one to a version, are of the source too."""
+    written = [f"{hospital.base}/Patient/{pair['source']}", f"Patient/{pair['source']}/_history/1"]
+    ids = [hospital.feed.post("Observation", {
+        "resourceType": "Observation", "status": "final", "code": {"text": "x"},
+        "subject": {"reference": text}}).json()["id"] for text in written]
+    assert ask(office, pair["source"], pair["target"]).status_code == 200
+    for id_ in ids:
+        assert hospital.feed.get(f"Observation/{id_}").json()["subject"] == {"reference": f"Patient/{pair['target']}"}
+        assert hospital.patient(pair["source"]).get(f"Observation/{id_}").status_code == 404
