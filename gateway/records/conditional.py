@@ -42,7 +42,7 @@ class Conditions:
 
     def __init__(self, caller: Caller) -> None:
         self.told: list[SealedRow] = []
-        self._caller = caller
+        self.caller = caller
         self._asked: list[tuple[Query, frozenset[str], int]] = []
         self._answers: dict[tuple[str, str], VersionRow | None] = {}
 
@@ -55,6 +55,7 @@ class Conditions:
         if (type_, text) not in self._answers:
             rows = self._rows(node, connection, type_, text, expression, limit=2)
             if len(rows) > 1:
+                self._tell(node, connection, rows, text)
                 # The condition itself may hold an identifier: it is not repeated.
                 several = PreconditionFailed(f"the condition on {type_} has several matches")
                 several.expression = expression
@@ -73,15 +74,21 @@ class Conditions:
         self._tell(node, connection, rows, text)
         return rows
 
+    async def tell(self, node: Node) -> None:
+        """Audit what was found where the write comes to nothing: the refusal may tell of it."""
+        rows = tuple(self.told)
+        if rows:
+            await node.commits.commit(lambda tx: audit.append(tx, rows))
+
     def check(self, node: Node, connection: apsw.Connection) -> None:
         """Inside the commit: every condition still has the answer the write rests on. Raises Moved."""
         for query, ids, limit in self._asked:
-            if {row.id for row in matching(node, self._caller, connection, query, limit=limit)} != ids:
+            if {row.id for row in matching(node, self.caller, connection, query, limit=limit)} != ids:
                 raise Moved("a condition's answer changed")
 
     def commit(self, node: Node, connection: apsw.Connection) -> None:
         """The first work of a commit: what was decided still holds, and what was found is audited. Raises Moved."""
-        still(connection, self._caller)
+        still(connection, self.caller)
         self.check(node, connection)
         audit.append(connection, tuple(self.told))
 
@@ -94,14 +101,14 @@ class Conditions:
             query = node.query(type_, pairs, strict=True)
         except BadSearch as error:
             raise BadSearch([replace(issue, expression=expression) for issue in error.issues]) from error
-        rows = matching(node, self._caller, connection, query, limit=limit)
+        rows = matching(node, self.caller, connection, query, limit=limit)
         self._asked.append((query, frozenset(row.id for row in rows), limit))
         return rows
 
     def _tell(self, node: Node, connection: apsw.Connection, rows: Sequence[VersionRow], text: str) -> None:
         for row in rows:
             self.told += node.gate.entries(
-                self._caller, "s", "search-type", node.gate.decide_version(connection, self._caller, "s", row),
+                self.caller, "s", "search-type", node.gate.decide_version(connection, self.caller, "s", row),
                 what=(f"{row.type}/{row.id}/_history/{row.vid}",), query=text,
                 patients=node.gate.facts(connection, row).home_patients)
 
@@ -241,18 +248,30 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
         [Caller, Conditions, apsw.Connection], _Attempt]) -> tuple[Written, ...]:
     """Prepare in a thread, since a condition is a search, and commit with what it rests on."""
     async def attempt(caller: Caller) -> tuple[Written, ...]:
+        conditions = Conditions(caller)
         try:
-            made = await asyncio.to_thread(lambda: prepare(caller, Conditions(caller), node.database.reader))
+            made = await carried_out(conditions)
+        except Moved:
+            raise
         except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, interaction, name) from None
-        if not made.prepared:
-            await node.disclosures.join(Disclosure(caller.seq, tuple(made.conditions.told)))
-        else:
-            apart = len(made.prepared) > 1 or aside.large_version(made.prepared[0].new)
-            await aside.committed(node, apart, lambda tx: _commit(node, made, tx))
+            await conditions.tell(node)
+            raise await write.audited_refusal(node, conditions.caller, refused, interaction, name) from None
+        except Exception:
+            await conditions.tell(node)
+            raise
         if isinstance(made.answer, Exception):
             raise made.answer
         return made.answer
+
+    async def carried_out(conditions: Conditions) -> _Attempt:
+        made = await asyncio.to_thread(lambda: prepare(conditions.caller, conditions, node.database.reader))
+        if not made.prepared:
+            await node.disclosures.join(Disclosure(conditions.caller.seq, tuple(conditions.told)))
+        else:
+            apart = len(made.prepared) > 1 or aside.large_version(made.prepared[0].new)
+            await aside.committed(node, apart, lambda tx: _commit(node, made, tx))
+        return made
+
     return await node.decided(caller, attempt)
 
 

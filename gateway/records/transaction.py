@@ -17,7 +17,7 @@ from typing import Any
 import apsw
 import orjson
 
-from gateway.errors import GatewayError, InputRefused, Invalid, Issue, NotFound, TooCostly, Unprocessable
+from gateway.errors import GatewayError, InputRefused, Invalid, Issue, Moved, NotFound, TooCostly, Unprocessable
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.resource import Resource, copy
@@ -83,14 +83,21 @@ def _read(node: Node, bundle: Resource) -> tuple[BundleEntry, ...]:
 async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: Sequence[BundleEntry], door: Door,
                        shown: Shown, also: Hook | None, check_references: bool) -> bytes:
     async def attempt(caller: Caller) -> dict[int, Written | None]:
-        plan_ = await asyncio.to_thread(_planned, node, caller, entries)
-        links = plan_.links(checked=check_references)
+        plan_ = _Plan(caller, entries)
         try:
+            await asyncio.to_thread(_planned, node, plan_)
+            links = plan_.links(checked=check_references)
             return await asyncio.to_thread(_carry_out, node, plan_, links, also)
+        except Moved:
+            raise
         except _EntryRefused as refused:
+            await plan_.conditions.tell(node)
             interaction, name = _ASKED[refused.entry.method]
             answer = await write.audited_refusal(node, caller, refused.refused, interaction, name)
             raise _at(refused.entry, answer) from None
+        except Exception:
+            await plan_.conditions.tell(node)
+            raise
     done = await node.decided(caller, attempt)
     answers, slices = [], Slices()
     for entry in entries:
@@ -143,12 +150,10 @@ class _Plan:
         return Links(checked=checked, written=frozenset(written), deleted=frozenset(deleted))
 
 
-def _planned(node: Node, caller: Caller, entries: Sequence[BundleEntry]) -> _Plan:
-    plan_ = _Plan(caller, entries)
+def _planned(node: Node, plan_: _Plan) -> None:
     _identify(node, plan_)
-    plan.check_distinct([entry for entry in entries if entry.place not in plan_.existing], plan_.ids)
+    plan.check_distinct([entry for entry in plan_.entries if entry.place not in plan_.existing], plan_.ids)
     _link(node, plan_)
-    return plan_
 
 
 def _identify(node: Node, plan_: _Plan) -> None:
@@ -262,7 +267,10 @@ def _carry_out(node: Node, plan_: _Plan, links: Links, also: Hook | None) -> dic
     def work(tx: apsw.Connection) -> None:
         plan_.conditions.commit(node, tx)
         for one in prepared:
-            write.commit_prepared(tx, one)
+            write.commit_prepared(tx, replace(one, hook=None))
+        for one in prepared:  # what follows from a write looks at all that was written: order says nothing
+            if one.hook is not None:
+                one.hook(tx)
         if also is not None:
             also(tx)
 

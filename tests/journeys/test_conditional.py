@@ -153,3 +153,28 @@ def test_two_entries_that_come_to_one_resource_are_refused(hospital: Hospital) -
         assert answer.status_code in (400, 409, 422), answer.text
         assert places(answer) == ["Bundle.entry[1]"]
     assert hospital.stored() == before
+
+
+def test_what_a_condition_found_is_audited_though_the_write_is_refused(hospital: Hospital) -> None:
+    """Invariant 8: a refusal for another reason, or for several matches, says that something matched."""
+    one = hospital.new_patient(identifier=[{"system": "urn:told", "value": "1"}])
+    several = [hospital.new_patient(identifier=[{"system": "urn:told", "value": "2"}]) for _ in range(2)]
+
+    def found(id_: str) -> int:
+        return sum(entry.interaction == "search-type" for entry in hospital.audited(id_))
+
+    link = {"resource": {"resourceType": "Observation", "status": "final", "code": {"text": "x"},
+                         "subject": {"reference": "Patient?identifier=urn:told|1"}},
+            "request": {"method": "POST", "url": "Observation"}}
+    faulty = {"resource": {"resourceType": "Patient", "gender": "x"}, "request": {"method": "POST", "url": "Patient"}}
+    gone = {"resource": {"resourceType": "Patient", "id": "p"},
+            "request": {"method": "PUT", "url": "Patient/p", "ifMatch": 'W/"7"'}}
+    for count, other in enumerate((faulty, gone), 1):
+        answer = hospital.feed.post("", {"resourceType": "Bundle", "type": "transaction", "entry": [link, other]})
+        assert answer.status_code in (412, 422), answer.text
+        assert found(one) == count
+    assert hospital.feed.put("Patient?identifier=urn:told|2", {"resourceType": "Patient"}).status_code == 412
+    assert [found(id_) for id_ in several] == [1, 1]
+    stale = hospital.feed.put("Patient?identifier=urn:told|1", {"resourceType": "Patient"}, If_Match='W/"9"')
+    assert (stale.status_code, found(one)) == (412, 3)
+    assert hospital.audit_is_whole()

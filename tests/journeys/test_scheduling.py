@@ -268,3 +268,38 @@ def test_processes_do_not_book_a_slot_twice(hospital_with: Callable[..., Hospita
     assert [sorted(pair) for pair in zip(*outcomes, strict=True)] == [[201, 409]] * 3
     assert [practice.slot(place) for place in range(3)] == ["busy"] * 3
     assert hospital.audit_is_whole()
+
+
+@pytest.mark.parametrize("slot_first", [True, False])
+def test_a_transaction_books_a_slot_it_writes_in_any_order(hospital: Hospital, practice: Practice,
+                                                           slot_first: bool) -> None:
+    """R4 3.1.0.11.2: the outcome depends on no order of the entries."""
+    slot = {**hospital.feed.get(f"Slot/{practice.slots[0]}").json(), "comment": "room 2"}
+    booked = practice.appointment(status="booked", slot=[{"reference": f"Slot/{slot['id']}"}])
+    made = {name: value for name, value in slot.items() if name not in ("id", "meta")}
+    new = practice.appointment(status="booked", slot=[{"reference": "urn:uuid:5b1c1f6e-0000-4000-8000-000000000001"}])
+    for entries in (
+            [{"resource": slot, "request": {"method": "PUT", "url": f"Slot/{slot['id']}"}},
+             {"resource": booked, "request": {"method": "POST", "url": "Appointment"}}],
+            [{"fullUrl": "urn:uuid:5b1c1f6e-0000-4000-8000-000000000001", "resource": made,
+              "request": {"method": "POST", "url": "Slot"}},
+             {"resource": new, "request": {"method": "POST", "url": "Appointment"}}]):
+        answer = hospital.feed.post("", {"resourceType": "Bundle", "type": "transaction",
+                                         "entry": entries if slot_first else entries[::-1]})
+        assert answer.status_code == 200, answer.text
+        named = next(entry["response"]["location"] for entry in answer.json()["entry"]
+                     if "/Slot/" in entry["response"]["location"])
+        assert hospital.feed.get(named.partition("/_history")[0]).json()["status"] == "busy"
+
+
+def test_a_transaction_that_cancels_one_appointment_gives_its_slot_to_another(hospital: Hospital,
+                                                                             practice: Practice) -> None:
+    reference = [{"reference": f"Slot/{practice.slots[0]}"}]
+    first = hospital.feed.post("Appointment", practice.appointment(status="booked", slot=reference)).json()
+    answer = hospital.feed.post("", {"resourceType": "Bundle", "type": "transaction", "entry": [
+        {"resource": practice.appointment(status="booked", slot=reference),
+         "request": {"method": "POST", "url": "Appointment"}},
+        {"resource": {**first, "status": "cancelled"},
+         "request": {"method": "PUT", "url": f"Appointment/{first['id']}"}}]})
+    assert answer.status_code == 200, answer.text
+    assert practice.slot() == "busy"
