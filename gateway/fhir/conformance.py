@@ -14,6 +14,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.search import Plan, Plans
 from gateway.fhir.search_criteria import modifiers_of
 from gateway.fhir.search_results import CONTROLS, may_target, refers
+from gateway.fhir.subscriptions import BACKPORT, topics
 
 _SYSTEM_CONTROLS = {**CONTROLS, "_type": ("string", "Comma-separated resource types; all that may be searched without")}
 
@@ -92,11 +93,21 @@ def _resource(plans: Plans, name: str, offered: Sequence[Offered], **chosen: Any
         "interaction": _interactions(offered),
         "versioning": "versioned-update", "readHistory": True, "conditionalCreate": True, "conditionalUpdate": True,
         "conditionalRead": "full-support", **chosen,
-        **_included(plans, name),
+        **_included(plans, name), **(_topics(plans.definitions) if name == "Subscription" else {}),
         "searchParam": [*(_parameter(code, plan) for code, plan in sorted(plans.of(name).items()) if not plan.refused),
                         *(_control(*one) for one in sorted(CONTROLS.items())
                           if name != _AUDIT or one[0] in _AUDIT_CONTROLS)],
         **_operations(offered)}
+
+
+def _topics(definitions: Definitions) -> dict[str, Any]:
+    """What can be subscribed to. https://hl7.org/fhir/uv/subscriptions-backport/STU1.1/components.html"""
+    found = [topic.url for topic in topics(definitions.resource_types).values() if topic.general]
+    return {"extension": [{"url": f"{BACKPORT}StructureDefinition/capabilitystatement-subscriptiontopic-canonical",
+                           "valueCanonical": url} for url in found],
+            "supportedProfile": [f"{BACKPORT}StructureDefinition/backport-subscription"],
+            "documentation": "rest-hook alone, to hosts the operator lists. The topic of a type is also there as "
+                             "-created, -updated and -deleted. Whoever made a Subscription sees it, and nobody else"}
 
 
 def _parameter(code: str, plan: Plan) -> dict[str, str]:

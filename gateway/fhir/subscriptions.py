@@ -53,12 +53,16 @@ _OURS: Final = frozenset({"host", "content-length", "content-type", "transfer-en
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """What may happen to resources of one type. ``entering``: only when their status becomes this."""
+    """What may happen to resources of one type. ``entering``: only when their status becomes this.
+
+    ``general``: not one of the parts of another.
+    """
 
     url: str
     type: str
     interactions: frozenset[Interaction]
     entering: str | None = None
+    general: bool = True
 
 
 def topics(types: Collection[str]) -> Mapping[str, Topic]:
@@ -66,7 +70,7 @@ def topics(types: Collection[str]) -> Mapping[str, Topic]:
     found = []
     for type_ in sorted(frozenset(types) - _UNWATCHED):
         found.append(Topic(url=f"{TOPIC}{type_}", type=type_, interactions=frozenset({"create", "update", "delete"})))
-        found += [Topic(url=f"{TOPIC}{type_}-{word}", type=type_, interactions=frozenset({one}))
+        found += [Topic(url=f"{TOPIC}{type_}-{word}", type=type_, interactions=frozenset({one}), general=False)
                   for one, word in _WORDS.items()]
     for name, status in (("encounter-start", "in-progress"), ("encounter-end", "finished")):
         found.append(Topic(url=f"{TOPIC}{name}", type="Encounter", interactions=frozenset({"create", "update"}),

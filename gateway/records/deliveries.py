@@ -20,7 +20,7 @@ import apsw
 import httpx
 
 from gateway.audit import Disclosure, SealedRow
-from gateway.errors import GatewayError, InputRefused, KeyDestroyed, Moved, Unauthenticated, Unavailable
+from gateway.errors import InputRefused, KeyDestroyed, Moved, Unauthenticated, Unavailable
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, parse
 from gateway.fhir.search_match import SearchMatcher
@@ -108,8 +108,8 @@ class Deliveries:
                 for at in self._due():
                     if at.id not in running and len(running) < AT_ONCE:
                         running[at.id] = asyncio.create_task(self._served(at))
-            except GatewayError as error:
-                LOG.warning("subscriptions cannot be read", extra={"kind": type(error).__name__})
+            except Exception as error:
+                LOG.error("subscriptions cannot be read", exc_info=error)
                 await asyncio.sleep(_AFTER_FAULT_S)
             if running:
                 await asyncio.wait(running.values(), timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
@@ -402,8 +402,8 @@ class Deliveries:
                         next_ms=step.next_ms, events=events)
         try:
             moved = await asyncio.to_thread(work)
-        except GatewayError as fault:
-            LOG.warning("a subscription cannot be moved on", extra={"kind": type(fault).__name__})
+        except Exception as fault:
+            LOG.error("a subscription cannot be moved on", exc_info=fault)
             await asyncio.sleep(_AFTER_FAULT_S)
             return
         if moved:

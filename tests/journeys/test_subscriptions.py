@@ -577,3 +577,7 @@ def test_the_statement_offers_the_operations(hospital: Hospital) -> None:
     statement = hospital.feed.get("metadata").json()["rest"][0]
     kind = next(one for one in statement["resource"] if one["type"] == "Subscription")
     assert {"status", "events"} <= {one["name"] for one in kind["operation"]}
+    offered = {one["valueCanonical"] for one in kind["extension"]}
+    assert {f"{TOPIC}Observation", f"{TOPIC}encounter-start"} <= offered
+    assert all(hospital.clinician(scope="user/*.crus").post("Subscription", {
+        **plain("https://listed.example/", url), "status": "off"}).status_code == 201 for url in sorted(offered)[:3])

@@ -14,6 +14,9 @@ def may_read(letter: str, version: ResourceFacts, grant: Grant, provisions: Sequ
              fresh: bool, matches) -> bool:  # type: ignore[no-untyped-def]  # a Matcher
     if now_ms >= grant.expires_ms or not in_scope(letter, version, grant, matches):
         return False
+    if version.type == "Subscription":  # its maker's alone, whatever it says
+        return (version.author_client, version.author_user) == (grant.client_id, grant.user) and not (
+            version.home_patients)
     role = policy().roles[grant.role]
     unlabelled = version.confidentiality <= 3 and version.labels == 0
     feed = grant.client_kind == "feed" and grant.user is None and version.author_client == grant.client_id

@@ -20,7 +20,7 @@ from gateway.access.scopes import ResourceScope, ScopeSet
 
 NOW = 1_000
 PATIENTS = ("Patient/1", "Patient/2")
-TYPES = ("Observation", "Patient", "Consent", "AuditEvent", "Organization", "Task", "Medication")
+TYPES = ("Observation", "Patient", "Consent", "AuditEvent", "Organization", "Task", "Medication", "Subscription")
 OFTEN = ("Observation",) * 6 + TYPES
 GRANTEES = ("Practitioner/1", "Practitioner/2", "Organization/h", "Device/app", "Patient/1", "RelatedPerson/1")
 PURPOSES = ("TREAT", "HRESCH", "BTG", "ETREAT", "HOPERAT", "PATRQT")
