@@ -6,6 +6,7 @@ to answer from a cache older than the caller's ``decision_seq`` (invariants 4, 5
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ from gateway.store.provisions import ProvisionRow
 from gateway.store.sql import now_ms
 
 _CACHE_MAX = 50_000
+_QUERY_MAX = 4_096
+"""Letters of a query an audit row holds: there is a row for each patient of a page."""
 _ACTIONS = {"c": "C", "r": "R", "u": "U", "d": "D", "s": "E"}
 
 
@@ -214,11 +217,18 @@ class Gate:
             client=grant.client_id, user=grant.user, role=grant.role, purpose=grant.purpose,
             basis=decision.basis if isinstance(decision, Permit) else None,
             reason=decision.reason if isinstance(decision, Deny) else grant.break_glass_reason,
-            provisions=decision.provision_ids if isinstance(decision, Permit) else (), query=query,
+            provisions=decision.provision_ids if isinstance(decision, Permit) else (), query=_told(query),
             operator=grant.minted_by_operator, token=grant.token_id)
         if not patients:
             return (self.audit.seal(entry, None),)
         return tuple(self.audit.seal(entry, reference.removeprefix("Patient/")) for reference in patients)
+
+
+def _told(query: str | None) -> str | None:
+    """The query as the audit holds it: of a longer one the beginning, and the hash that knows the whole again."""
+    if query is None or len(query) <= _QUERY_MAX:
+        return query
+    return f"{query[:_QUERY_MAX]}... ({len(query)} letters, sha256 {hashlib.sha256(query.encode()).hexdigest()})"
 
 
 def refusal(decision: Deny, what: str) -> Exception:

@@ -350,3 +350,14 @@ def test_a_condition_alone_is_no_way_to_search_without_the_scope_to_create(hospi
     answers = [searching.post("Patient", {"resourceType": "Patient"}, If_None_Exist=f"identifier=urn:asked|{value}")
                for value in ("8", "none")]
     assert [answer.status_code for answer in answers] == [403, 403]
+
+
+def test_a_long_query_is_told_by_its_beginning_and_its_hash(hospital: Hospital) -> None:
+    patient = hospital.new_patient(identifier=[{"system": "urn:long", "value": "told"}])
+    form = f"identifier=urn:long|told,urn:long|{'x' * 300_000}"
+    answer = hospital.feed.post("Patient/_search", form.encode(), Content_Type="application/x-www-form-urlencoded")
+    assert answer.status_code == 200, answer.text[:300]
+    told = str(hospital.audited(patient)[0].query)
+    assert told.startswith("identifier=urn")
+    assert len(told) < 5_000
+    assert "sha256" in told
