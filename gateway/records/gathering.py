@@ -7,8 +7,10 @@ and open blocks: it belongs into a thread.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import apsw
@@ -27,6 +29,10 @@ from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
 _BATCH = 200
+STATEMENTS_S = 20.0
+"""How long one walk's statements may take."""
+_STEPS = 5_000
+"""SQLite's steps between two looks at the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +61,27 @@ class Opened:
         return parse(self.stored)
 
 
+@contextmanager
+def until(connection: apsw.Connection, end: float) -> Iterator[None]:
+    """Stop the statements within once ``time.perf_counter()`` is past ``end``. Raises TooCostly."""
+    connection.set_progress_handler(lambda: time.perf_counter() > end, _STEPS)
+    try:
+        yield
+    except apsw.InterruptError as error:
+        raise TooCostly(f"it takes longer than {STATEMENTS_S:.0f} s to find; narrow it", code="too-costly") from error
+    finally:
+        connection.set_progress_handler(None)
+
+
 def walk(node: Node, caller: Caller, connection: apsw.Connection, query: Query, *, snapshot: int,
          after: Cursor | None = None) -> Iterator[Permitted]:
     """Every permitted match of ``query`` at ``snapshot`` in its order. Raises Forbidden outside the token's scopes."""
     bound = node.gate.bound(connection, caller, query.type)
     viewing = node.gate.viewing(connection, caller, query.type)
+    end = time.perf_counter() + STATEMENTS_S
     while True:
-        batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=_BATCH, after=after)
+        with until(connection, end):
+            batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=_BATCH, after=after)
         for match in batch:
             decision = _decided(node, caller, connection, viewing, match)
             if not isinstance(decision, Deny):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import apsw
 from gateway.access.decision import Decision, Deny
 from gateway.audit import Disclosure, SealedRow
 from gateway.errors import Forbidden
-from gateway.records import read
+from gateway.records import gathering, read
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.records.read import Reading
@@ -46,13 +47,25 @@ async def instance(node: Node, caller: Caller, type_: str, id_: str, window: Win
         connection = node.database.reader
         current = journal.current(connection, type_, id_)
         decision = await read.permitted(node, caller, connection, current, type_, id_, "history-instance")
+        page = await asyncio.to_thread(_page_of_one, node, caller, type_, id_, window, count, below)
+        await read.audited(node, caller, [one.row for one in page.readings], decision, "history-instance")
+        return page
+    return await node.decided(caller, attempt)
+
+
+def _page_of_one(node: Node, caller: Caller, type_: str, id_: str, window: Window, count: int, below: int) -> Page:
+    """Decided and opened from one snapshot; runs in a thread."""
+    with node.database.snapshot() as connection:
         rows = _versions(node, caller, connection, type_, id_, window, below, count + 1)
         more, rows = len(rows) > count, rows[:count]
-        readings = [Reading(row, b"" if row.deleted else (await read.opened_off_loop(node, connection, row)).stored)
-                    for row in rows]
-        await read.audited(node, caller, rows, decision, "history-instance")
-        return Page(readings, rows[-1].vid if more else None)
-    return await node.decided(caller, attempt)
+        return Page(_readings(node, connection, rows), rows[-1].vid if more else None)
+
+
+def _readings(node: Node, connection: apsw.Connection, rows: Sequence[VersionRow]) -> list[Reading]:
+    there = [row for row in rows if not row.deleted]
+    opened = dict(zip([row.seq for row in there], node.versions.open_many(connection, there) if there else [],
+                      strict=True))
+    return [Reading(row, b"" if row.deleted else opened[row.seq].stored) for row in rows]
 
 
 def _versions(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str, window: Window,
@@ -61,9 +74,8 @@ def _versions(node: Node, caller: Caller, connection: apsw.Connection, type_: st
     found: list[VersionRow] = []
     while len(found) < count:
         rows = journal.history(connection, type_, id_, below=below, limit=count, window=window)
-        found += [row for row in rows if not isinstance(node.gate.decide(
-            connection, caller, "r", stored=node.gate.facts(connection, row),
-            stored_matcher=node.gate.stored_matcher(connection, row.seq)), Deny)]
+        found += [row for row in rows
+                  if not isinstance(node.gate.decide_version(connection, caller, "r", row), Deny)]
         if len(rows) < count:
             break
         below = rows[-1].vid
@@ -103,11 +115,8 @@ def _page(node: Node, caller: Caller, name: str, types: tuple[str, ...], window:
             if len(rows) > count:
                 break
         more, rows = len(rows) > count, rows[:count]
-        there = [row for row in rows if not row.deleted]
-        opened = dict(zip([row.seq for row in there], node.versions.open_many(connection, there) if there else [],
-                          strict=True))
+        readings = _readings(node, connection, rows)
         sealed = _entries(node, caller, connection, name, types, rows, decisions)
-    readings = [Reading(row, b"" if row.deleted else opened[row.seq].stored) for row in rows]
     return Page(readings, rows[-1].seq if more else None), sealed
 
 
@@ -129,9 +138,11 @@ def _walk(node: Node, caller: Caller, connection: apsw.Connection, type_: str, w
           below: int) -> Iterator[tuple[VersionRow, Decision]]:
     """Every version of a type that may be found, newest first: bounded in SQL, and each decided."""
     bound: SqlBound = node.gate.bound(connection, caller, type_)
+    end = time.perf_counter() + gathering.STATEMENTS_S
     while True:
-        rows = journal.history_of_type(connection, type_, below=below, limit=_AT_ONCE, window=window,
-                                       condition=bound.condition, parameters=bound.parameters)
+        with gathering.until(connection, end):
+            rows = journal.history_of_type(connection, type_, below=below, limit=_AT_ONCE, window=window,
+                                           condition=bound.condition, parameters=bound.parameters)
         for row in rows:
             decision = node.gate.decide_version(connection, caller, "s", row)
             if not isinstance(decision, Deny):

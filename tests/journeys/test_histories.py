@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from gateway.records import gathering
+from gateway.records.versions import Versions
 from tests.journeys.hospital import Client, Hospital, next_link, places
 
 
@@ -146,3 +149,31 @@ def test_the_largest_page_is_a_limit(hospital_with: Callable[..., Hospital]) -> 
         change(hospital, "many-1", multipleBirthInteger=number)
     assert len(hospital.feed.get("_history?_count=100").json()["entry"]) == 2
     assert len(shown(hospital.feed, "_history?_count=100")) == 5
+
+
+def test_the_versions_of_a_history_are_opened_beside_the_event_loop(hospital: Hospital,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        change(hospital, "beside-1", multipleBirthInteger=number)
+    threads: set[int] = set()
+    opened = Versions._opened
+
+    def noted(self: Versions, *given: Any) -> Any:
+        threads.add(threading.get_ident())
+        return opened(self, *given)
+
+    monkeypatch.setattr(Versions, "_opened", noted)
+    assert len(shown(hospital.feed, "Patient/beside-1/_history?_count=1000")) == 3
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("url", ["Patient/_history", "_history", "Patient/$everything", "DocumentReference/$docref?patient=slow-1"])
+def test_a_walk_that_finds_too_slowly_is_given_up(hospital: Hospital, url: str,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    change(hospital, "slow-1")
+    monkeypatch.setattr(gathering, "STATEMENTS_S", -1.0)
+    monkeypatch.setattr(gathering, "_STEPS", 1)
+    answer = hospital.feed.get(url)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["issue"][0]["code"] == "too-costly"
