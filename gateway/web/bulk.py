@@ -79,7 +79,7 @@ async def _export(door: Door, ask: Ask, level: Level) -> Answer:
     request = export.Request(
         url=asynchronous.url(door, ask), level=level, time_ms=now_ms() - export.OVERLAP_MS, types=found,
         group=ask.id if level == "group" else None, since_ms=_since(given), filters=filters,
-        elements=elements,
+        elements=elements, holder=ask.caller.holder,
         patients=_patients(door, given) if "patient" in given.values else None,
         ignored=tuple(f"$export does not take {name[:64]!r}" for name, _ in ask.pairs if name not in table))
     id_ = await jobs.ask(door.node, ask.caller, "export", request.json(), what=f"{level} export")

@@ -200,6 +200,18 @@ def test_another_token_of_the_same_client_fetches_and_a_revoked_one_does_not(
     assert [one["id"] for one in lines(second, output["url"])] == [patient]
 
 
+def test_a_narrower_token_of_the_same_client_is_told_of_no_more_than_it_may_see(
+        hospital: Hospital, tmp_path: Path) -> None:
+    client_id = backend(hospital, tmp_path)
+    whole, narrow = as_backend(hospital, client_id), as_backend(hospital, client_id, scope="system/Observation.rs")
+    patient, _ = patient_with_pulse(hospital)
+    hospital.grant(patient, f"Device/{client_id}")
+    place = kicked_off(whole.get("$export?_type=Patient,Observation", **ASYNC))
+    work(hospital)
+    assert {one["type"] for one in manifest(whole, place)["output"]} == {"Patient", "Observation"}
+    assert {one["type"] for one in manifest(narrow, place)["output"]} == {"Observation"}
+
+
 @pytest.mark.parametrize("ended", ["token", "client"])
 def test_a_token_revoked_or_a_client_closed_ends_the_export_that_waits(
         hospital: Hospital, tmp_path: Path, ended: str) -> None:
