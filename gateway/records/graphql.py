@@ -207,9 +207,9 @@ class _Run:
                     raise refused("_cursor stands alone: it holds what was first asked")
                 return [(search.PAGE, texts[0])]
             if name == "_reference" and about is not None:
-                if len(texts) != 1:
-                    raise refused("_reference names one search parameter")
-                pairs.append((codes.get(texts[0], texts[0]), about))
+                if len(texts) != 1 or texts[0].replace("-", "_") not in codes:
+                    raise refused(f"_reference names one search parameter of {type_}", code="value")
+                pairs.append((codes[texts[0].replace("-", "_")], about))
             elif name in ("_count", "_sort", "_filter") or name in codes:
                 pairs.append((codes.get(name, name), ",".join(texts)))
             else:
@@ -293,6 +293,7 @@ class _Run:
             return None
         if type(value) is not list:
             return await self._element(value, type_, asked, within) if self._kept(value, type_, asked) else None
+        self._count(len(value))
         found = []
         for place, one in enumerate(_sliced([one for one in value if self._kept(one, type_, asked)], asked)):
             self._path.append(place)

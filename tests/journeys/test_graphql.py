@@ -10,6 +10,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from gateway.records import graphql
+from gateway.records.read import Reading, read
 from tests.journeys.hospital import LOINC, Client, Hospital, observation, places
 
 
@@ -157,6 +159,23 @@ def test_every_resource_read_is_in_the_audit_of_its_patient(hospital: Hospital, 
     assert found["subject"]["resource"] == {"id": patient}
     told = {what for entry in hospital.audited(patient) if entry.user == "Practitioner/dr-gql" for what in entry.what}
     assert told == {f"Observation/{observed[0]}/_history/1", f"Patient/{patient}/_history/1"}
+
+
+def test_a_revocation_between_two_reads_counts_for_both(hospital: Hospital, patient: str, observed: list[str],
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    consent = hospital.grant(patient, "Practitioner/dr-gone")
+    reader = hospital.clinician("dr-gone")
+    reads = []
+
+    async def revoked_after(*asked: Any) -> Reading:
+        found = await read(*asked)
+        reads.append(asked)
+        hospital.revoke(consent)
+        return found
+
+    monkeypatch.setattr(graphql, "read", revoked_after)
+    refused(reader, "{valueQuantity {value}}", 404, f"Observation/{observed[0]}/$graphql")
+    assert len(reads) == 1
 
 
 def test_a_token_reads_what_its_scopes_name(hospital: Hospital, patient: str, observed: list[str]) -> None:
