@@ -29,7 +29,8 @@ def rebuild(settings: Settings) -> int:
     with _alone(settings), _node(settings) as node, _bar("rebuild") as progress:
         found = reindexing.rebuild(node, progress=progress)
     erased = len(found.holes) - len(found.broken)
-    print(f"{found.versions} versions indexed" + (f", {erased} erased ones left out" if erased else ""))
+    print(f"{found.versions - len(found.holes)} versions indexed"
+          + (f", {erased} erased ones left out" if erased else ""))
     for hole in found.broken[:_SHOWN_MAX]:
         print(f"WRONG  version {hole.row.seq}: {hole.reason}")
     return int(bool(found.broken))

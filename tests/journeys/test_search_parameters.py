@@ -298,3 +298,26 @@ def test_an_operators_pass_mends_the_index_while_others_write(own: Hospital) -> 
     assert own.clinician("dr-2").get(place).status_code == 404, "a job is its owner's"
     assert own.feed.post("Patient/$reindex", None).status_code == 202
     assert outcome(own.feed.post("$reindex?type=Nothing", None)) == (400, "http.type")
+
+
+def test_every_worker_learns_of_it_and_no_write_that_races_it_is_missed(own: Hospital) -> None:
+    """Invariant 4's other side: what may be seen and matches is found, whichever worker stored it, and when."""
+    other = httpx.AsyncClient(transport=httpx.ASGITransport(app=app.build_app(own.settings)), base_url=own.base)
+    headers = {"Authorization": f"Bearer {own.feed.token}", "Content-Type": "application/fhir+json"}
+
+    async def write() -> httpx.Response:
+        return await other.post("Patient", headers=headers, json={
+            "resourceType": "Patient", "extension": eyes("green")})
+
+    answers = own.together(
+        *(write() for _ in range(15)),
+        own.feed.send("POST", "SearchParameter", parameter("eyes", f"Patient.extension.where(url='{EYES}').value")),
+        *(write() for _ in range(15)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert own.run(other.get("Patient?eyes=green", headers=headers)).status_code == 400
+    carry_out_jobs(own)
+    for answer in (own.feed.get("Patient?eyes=green&_count=100"),
+                   own.run(other.get("Patient?eyes=green&_count=100", headers=headers))):
+        assert len(ids(answer)) == 30
+    assert '"eyes"' in own.run(other.get("metadata")).text
+    own.run(other.aclose())

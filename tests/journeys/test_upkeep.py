@@ -12,6 +12,7 @@ import pytest
 
 from gateway import app, upkeep_command
 from gateway.errors import Misconfigured
+from gateway.ledger.closing import Closer
 from gateway.records import reindexing
 from gateway.store import index_upkeep
 from tests.journeys.hospital import LOINC, Hospital, observation
@@ -145,3 +146,41 @@ def test_a_swapped_block_is_found_and_a_rebuild_says_so(
     assert upkeep_command.rebuild(hospital.settings) == 1
     assert upkeep_command.fsck(hospital.settings) == 1
     assert "version 4" in capsys.readouterr().out
+
+
+def test_fsck_opens_every_pushed_batch_and_proves_its_entries(
+        hospital_with: Callable[..., Hospital], capsys: pytest.CaptureFixture[str]) -> None:
+    hospital = hospital_with()
+    _filled(hospital)
+    hospital.node.disclosures.settle()
+    closer = Closer(database=hospital.database, ring=hospital.ring, blobs=app.open_blobs(
+        hospital.settings, hospital.database), custodian=app.deployment(hospital.settings).custodian, interval_s=5,
+        batch_max=4096)
+    assert closer.close() is not None
+    assert upkeep_command.fsck(hospital.settings) == 0
+    assert closer.push()
+    assert upkeep_command.fsck(hospital.settings) == 0
+    assert "1 batches" in capsys.readouterr().out
+    hospital.database.transact(lambda tx: tx.execute("UPDATE version SET commitment=zeroblob(32) WHERE seq=2"))
+    assert upkeep_command.fsck(hospital.settings) == 1
+    told = capsys.readouterr().out
+    assert "WRONG  block    version 2" in told
+    assert "WRONG  batch    batch 1" in told
+    hospital.database.transact(lambda tx: tx.execute("UPDATE batch SET root=zeroblob(32)"))
+    assert upkeep_command.fsck(hospital.settings) == 1
+    assert "WRONG  batch    batch 1: the sealed block belongs elsewhere" in capsys.readouterr().out
+
+
+def test_what_was_erased_is_a_hole_and_no_fault(
+        hospital_with: Callable[..., Hospital], capsys: pytest.CaptureFixture[str]) -> None:
+    """Invariant 9: nothing brings an erased record back into the index."""
+    hospital = hospital_with()
+    gone, kept = hospital.new_patient(name=[{"family": "Gone"}]), hospital.new_patient(name=[{"family": "Kept"}])
+    hospital.feed.post("Observation", observation(gone))
+    hospital.ring.destroy(gone)
+    assert upkeep_command.rebuild(hospital.settings) == 0
+    assert "1 versions indexed, 2 erased ones left out" in capsys.readouterr().out
+    assert hospital.feed.get("Patient?family=gone").json()["total"] == 0
+    assert hospital.feed.get("Patient?family=kept").json()["entry"][0]["resource"]["id"] == kept
+    assert upkeep_command.fsck(hospital.settings) == 0
+    assert "3 versions, 2 of them erased" in capsys.readouterr().out
