@@ -15,9 +15,12 @@ import pytest
 
 from gateway.app import authority
 from gateway.errors import Unavailable
+from gateway.fhir.resource import format_instant
 from gateway.fhir.subscriptions import ERROR_AFTER, HANDSHAKES, OFF_AFTER, TOPIC
+from gateway.records import subscriptions as rules
 from gateway.records.deliveries import Deliveries
 from gateway.records.endpoints import Sender, resolve
+from gateway.smart.accounts import add_user, close_user
 from gateway.smart.clients import close_client
 from gateway.smart.tokens import sweep
 from gateway.store import subscriptions as stored
@@ -297,6 +300,81 @@ def test_a_revocation_between_attempts_leaves_no_gap(
         ("1", f"{hospital.base}/Observation/{id_}")]
 
 
+def test_a_revocation_while_a_notification_is_made_stops_it(hospital: Hospital, serving: Serving) -> None:
+    """Invariant 6: between the decision and the sending the counter of revocations is compared again."""
+    sent: list[httpx.Request] = []
+    patient = hospital.new_patient()
+    consent = hospital.grant(patient, "Practitioner/dr-1")
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200)
+
+    def resolving(host: str, port: int) -> list[str]:
+        if sent:  # the second time, for the event: decided, and not yet sent
+            hospital.revoke(consent)
+        return ["93.184.216.34"]
+
+    one = Serving(hospital, sender=Sender(httpx.MockTransport(answered)), resolving=resolving)
+    assert hospital.clinician().post("Subscription", topical(
+        "https://listed.example/hook", "Observation", content="full-resource")).status_code == 201
+    one.step()
+    assert len(sent) == 1
+    written(hospital, patient)
+    one.step()
+    one.step()
+    assert len(sent) == 1, "the handshake alone"
+
+
+def test_a_delegates_subscription_ends_with_the_mandate(
+        hospital: Hospital, serving: Serving, receiver: Receiver) -> None:
+    patient = hospital.new_patient()
+    add_user(hospital.smart, fhir_user="RelatedPerson/mother", role="delegate", name="Mother",
+             represents=f"Patient/{patient}", mandate_until_ms=now_ms() + 3_600_000)
+    mother = hospital.client(user="RelatedPerson/mother")
+    id_ = subscribed(mother, serving, receiver, topical(receiver.url, "Observation"))
+    written(hospital, patient)
+    serving.step()
+    assert len(events(receiver.taken())) == 1
+    written(hospital, patient)
+    serving.step(later_s=3_601)
+    assert receiver.taken() == []
+    at = stored.find(hospital.database.reader, id_)
+    assert at is not None
+    assert at.state == "off"
+
+
+def test_it_ends_when_it_says_and_when_it_is_switched_off(
+        hospital: Hospital, serving: Serving, receiver: Receiver) -> None:
+    patient = hospital.new_patient()
+    hospital.grant(patient, "Practitioner/dr-1")
+    doctor = hospital.clinician()
+    ending = subscribed(doctor, serving, receiver, {
+        **topical(receiver.url, "Observation"), "end": format_instant(now_ms() + 600_000)})
+    patched = subscribed(doctor, serving, receiver, topical(receiver.url, "Observation"))
+    answer = doctor.request("PATCH", f"Subscription/{patched}", [
+        {"op": "replace", "path": "/status", "value": "off"}], Content_Type="application/json-patch+json")
+    assert answer.status_code == 200, answer.text
+    written(hospital, patient)
+    serving.step()
+    assert len(receiver.taken()) == 1
+    written(hospital, patient)
+    serving.step(later_s=601)
+    assert receiver.taken() == []
+    assert doctor.get(f"Subscription/{ending}").json()["error"] == "its end has come"
+
+
+def test_one_owner_has_a_bounded_number(
+        hospital: Hospital, serving: Serving, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    doctor = hospital.clinician("dr-many")
+    monkeypatch.setattr(rules, "OWNED_MAX", 2)
+    for _ in range(2):
+        id_ = doctor.post("Subscription", plain(receiver.url, "Observation")).json()["id"]
+    assert doctor.post("Subscription", plain(receiver.url, "Observation")).status_code == 429
+    doctor.delete(f"Subscription/{id_}")
+    assert doctor.post("Subscription", plain(receiver.url, "Observation")).status_code == 201
+
+
 def test_granular_scopes_hold_at_delivery(hospital: Hospital, serving: Serving, receiver: Receiver) -> None:
     patient = hospital.new_patient()
     hospital.grant(patient, "Practitioner/dr-1")
@@ -376,6 +454,9 @@ def test_who_no_longer_stands_is_told_nothing(
     id_ = subscribed(client, serving, receiver, topical(receiver.url, "Observation"))
     if ends == "client":
         close_client(hospital.smart, name)
+    elif ends == "user":
+        add_user(hospital.smart, fhir_user="Practitioner/dr-9", role="clinician", name="Nine")
+        close_user(hospital.smart, "Practitioner/dr-9")
     else:
         hospital.database.transact(lambda tx: hospital.smart.tokens.revoke(tx, str(client.token), now_ms()))
     written(hospital, patient)
