@@ -22,6 +22,8 @@ GRADE_URL = "http://hl7.org/fhir/StructureDefinition/match-grade"
 _PRIOR = -13.0
 """Two records found by a common part are one person's about once in 8,000."""
 _CERTAIN, _PROBABLE, _POSSIBLE = 0.99, 0.9, 0.2
+_REPEATS_MAX = 20
+"""Most names, identifiers and the like of one person that are looked at: what is compared grows with their square."""
 _LONGEST = 64
 _DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?")
 
@@ -99,7 +101,7 @@ def person(patient: Mapping[str, Any]) -> Person:
 
 
 def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return value[:_REPEATS_MAX] if isinstance(value, list) else []
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -214,7 +216,7 @@ def keys(patient: Mapping[str, Any]) -> list[list[tuple[str, str]]]:
     found += [[("telecom", escaped(point["value"]))] for point in _objects(patient.get("telecom"))
               if isinstance(point.get("value"), str) and point["value"].strip()]
     common = [*(("family", name[:32]) for name in sorted(one.families)),
-              *(("given", name[:32]) for name in sorted(one.givens) if len(name) > 1),
+              *[("given", name[:32]) for name in sorted(one.givens) if len(name) > 1][:_REPEATS_MAX],
               *([("birthdate", one.birth)] if one.birth else [])]
     pairs = [[first, second] for place, first in enumerate(common) for second in common[place + 1:]
              if first[0] != second[0]]

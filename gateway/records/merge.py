@@ -55,8 +55,8 @@ async def merge(node: Node, caller: Caller, asked: Merge) -> bytes:
     source = parse((await read.read(node, caller, "Patient", asked.source)).stored)
     target = parse((await read.read(node, caller.again(), "Patient", asked.target)).stored)
     replaced, result = merged(source, target, asked.result)
-    write.validated(node, result, "Patient")
-    write.validated(node, replaced, "Patient")
+    for one in (result, replaced):
+        await asyncio.to_thread(write.validated, node, one, "Patient")
 
     async def attempt(caller: Caller) -> tuple[int, bytes]:
         try:

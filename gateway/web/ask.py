@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from gateway.config import Settings
-from gateway.errors import BadSearch, Malformed, UnsupportedMedia
+from gateway.errors import BadSearch, Malformed, TooCostly, UnsupportedMedia
 from gateway.fhir.resource import Resource
 from gateway.fhir.xml_shapes import Shapes
+from gateway.records import aside
 from gateway.records.gate import Caller
 from gateway.web import binary
 from gateway.web.formats import body_syntax, is_fhir, read_resource
 
 CONTROLS = frozenset({"_format", "_pretty"})
 """Parameters about the answer's form: no interaction sees them."""
+_FIELDS_MAX = 1_000
 _PREFERENCE = re.compile(r"\s*([\w-]+)\s*(?:=\s*\"?([\w-]+)\"?\s*)?")
 
 
@@ -116,7 +118,10 @@ class Ask:
             text = (await self.read_body()).decode()
         except UnicodeDecodeError as error:
             raise Malformed("the form is not UTF-8", code="structure") from error
-        return [pair for pair in parse_qsl(text, keep_blank_values=True) if pair[0] not in CONTROLS]
+        if text.count("&") >= _FIELDS_MAX:
+            raise TooCostly(f"a form holds at most {_FIELDS_MAX} parameters", code="too-costly")
+        pairs = await aside.done(len(text) > aside.BYTES, lambda: parse_qsl(text, keep_blank_values=True))
+        return [pair for pair in pairs if pair[0] not in CONTROLS]
 
     def again(self) -> Ask:
         """The same with the caller read anew."""

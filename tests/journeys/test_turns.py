@@ -47,8 +47,9 @@ def waited(hospital: Hospital, method: str, url: str, body: Any, **headers: str)
     ("", {"resourceType": "Bundle", "type": "batch", "entry": _NOWHERE}, 200),
     ("", {"resourceType": "Bundle", "type": "transaction", "entry": _NOWHERE}, 422),
     ("Patient/$match", {"resourceType": "Parameters", "parameter": [
-        {"name": "resource", "resource": {"resourceType": "Patient", "name": [1] * 500_000}}]}, 400)],
-    ids=["create", "faulty", "batch", "transaction", "operation"])
+        {"name": "resource", "resource": {"resourceType": "Patient", "name": [1] * 500_000}}]}, 400),
+    ("Patient/$match", {"resourceType": "Patient", "name": [{"family": f"x{one}"} for one in range(20_000)]}, 200)],
+    ids=["create", "faulty", "batch", "transaction", "operation", "match"])
 def test_a_long_request_leaves_others_their_turns(hospital: Hospital, url: str, body: Any, status: int) -> None:
     hospital.new_patient()
     sent = json.dumps(body).encode()
@@ -66,3 +67,10 @@ def test_a_small_change_of_a_large_resource_is_made_aside(hospital: Hospital) ->
     assert status == 200
     assert longest < TOTAL_S
     assert hospital.feed.get("Binary/b", Accept="application/fhir+json").json()["data"] == "eA=="
+
+
+def test_a_form_of_very_many_parameters_is_refused_at_once(hospital: Hospital) -> None:
+    status, _, longest = waited(hospital, "POST", "Patient/_search", b"&".join([b"name=x"] * 1_000_000),
+                                Content_Type="application/x-www-form-urlencoded")
+    assert status == 400
+    assert longest < TOTAL_S
