@@ -168,7 +168,8 @@ def test_the_versions_of_a_history_are_opened_beside_the_event_loop(hospital: Ho
     assert threading.get_ident() not in threads
 
 
-@pytest.mark.parametrize("url", ["Patient/_history", "_history", "Patient/$everything", "DocumentReference/$docref?patient=slow-1"])
+@pytest.mark.parametrize("url", ["Patient/_history", "_history", "Patient/$everything",
+                                 "DocumentReference/$docref?patient=slow-1"])
 def test_a_walk_that_finds_too_slowly_is_given_up(hospital: Hospital, url: str,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     change(hospital, "slow-1")
