@@ -100,6 +100,8 @@ def _plan(definitions: Definitions, base: str, kind: SearchType, resource: Mappi
             _try(text, base)
     except FHIRPathError as error:
         raise Unprocessable([_issue("expression", "invalid", f"cannot be used: {error}")]) from error
+    except RecursionError as error:
+        raise Unprocessable([_issue("expression", "too-costly", "is too long a chain")]) from error
     plan = Plan(key=f"{base}.{code}~{_digest(base, kind, resource)}", parameter=parameter, sources=sources, custom=True)
     if kind == "composite":
         return _composite(paths, definitions, base, plan)

@@ -30,11 +30,13 @@ SLICE: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A version whose rows could not be made; ``erased``: its key was destroyed."""
+    """A version whose rows could not be made; ``erased``: its key was destroyed; ``missing``: its block cannot be had
+    now."""
 
     row: VersionRow
     reason: str
     erased: bool
+    missing: bool
 
 
 Made = tuple[VersionRow, IndexRows] | Hole
@@ -62,7 +64,7 @@ def _alone(node: Node, connection: apsw.Connection, row: VersionRow) -> Made:
     try:
         return row, rows_of(node, row, node.versions.open(connection, row).stored)
     except (IntegrityBroken, BlobUnavailable) as error:
-        return Hole(row, str(error), isinstance(error, KeyDestroyed))
+        return Hole(row, str(error), isinstance(error, KeyDestroyed), isinstance(error, BlobUnavailable))
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import apsw
 import orjson
 
 from gateway.access.bound import is_feed
-from gateway.errors import Forbidden
+from gateway.errors import BlobUnavailable, Forbidden, GatewayError
 from gateway.fhir import search_custom
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.fhir.search_custom import Custom
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.records.jobs import Outcome, Task
     from gateway.records.node import Hook, Node
 
+LOG = logging.getLogger("gateway.search")
 SLICE: Final = 50
 """Versions in one transaction of a pass: other writers wait for no more."""
 _KEPT_MS: Final = 30 * 86_400_000
@@ -87,8 +89,13 @@ class Parameters:
         found = []
         for row in rows:
             known = before.get((row.id, row.made))
-            custom = known.custom if known is not None else search_custom.read(
-                node.definitions, parse(jobs.unseal(node, row.id, "search parameter", row.body)))
+            try:
+                custom = known.custom if known is not None else search_custom.read(
+                    node.definitions, parse(jobs.unseal(node, row.id, "search parameter", row.body)))
+            except GatewayError:
+                # Without it a search by it is refused; raising here would refuse every request there is.
+                LOG.exception("a search parameter cannot be used")
+                continue
             found.append(InUse(row.id, row.made, row.ready, custom))
         plans: dict[str, dict[str, Plan]] = {}
         for one in found:
@@ -212,4 +219,7 @@ def _begun(task: Task) -> dict[str, Any]:  # Any: JSON
 def _slice(node: Node, cursor: Mapping[str, Any]) -> tuple[list[VersionRow], list[reindexing.Made]]:
     with node.database.snapshot() as connection:
         rows = upkeep.current(connection, after=cursor["after"], to=cursor["to"], types=cursor["types"], limit=SLICE)
-        return rows, list(reindexing.extracted(node, connection, rows)) if rows else []
+        made = list(reindexing.extracted(node, connection, rows)) if rows else []
+    if any(isinstance(one, reindexing.Hole) and one.missing for one in made):
+        raise BlobUnavailable("a block cannot be had now: the pass is put off")
+    return rows, made

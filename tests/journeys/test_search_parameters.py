@@ -176,6 +176,9 @@ BAD = (
     ({"expression": "Patient.birthDate", "type": "number"}, "SearchParameter.expression"),
     ({"expression": "(" * 900 + "Patient" + ")" * 900}, "SearchParameter.expression"),
     ({"expression": "Patient.gender | " * 200 + "Patient.gender"}, "SearchParameter.expression"),
+    ({"expression": "a|" * 990 + "a"}, "SearchParameter.expression"),
+    ({"expression": "a." * 990 + "a"}, "SearchParameter.expression"),
+    ({"expression": "a" * 2001}, "SearchParameter.expression"),
     ({"code": "name"}, "SearchParameter.code"),
     ({"code": "_mine"}, "SearchParameter.code"),
     ({"code": "a.b"}, "SearchParameter.code"),
@@ -298,6 +301,16 @@ def test_an_operators_pass_mends_the_index_while_others_write(own: Hospital) -> 
     assert own.clinician("dr-2").get(place).status_code == 404, "a job is its owner's"
     assert own.feed.post("Patient/$reindex", None).status_code == 202
     assert outcome(own.feed.post("$reindex?type=Nothing", None)) == (400, "http.type")
+
+
+def test_one_that_cannot_be_used_any_more_stops_nothing(own: Hospital) -> None:
+    own.feed.post("SearchParameter", parameter("eyes", "Patient.contact.gender"))
+    carry_out_jobs(own)
+    own.database.transact(lambda tx: (tx.execute("UPDATE search_parameter SET body=zeroblob(64), made=made+1"),
+                                      tx.execute("UPDATE setting SET value=value+9 WHERE name='search_parameters'"),
+                                      tx.execute("UPDATE decision_seq SET value=value+1")))
+    assert own.feed.get("Patient?eyes=female").status_code == 400
+    assert own.feed.get("Patient?gender=female").status_code == 200
 
 
 def test_every_worker_learns_of_it_and_no_write_that_races_it_is_missed(own: Hospital) -> None:
