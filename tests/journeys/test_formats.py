@@ -301,16 +301,16 @@ def test_coded_bodies_are_read(hospital: Hospital, coding: str, code: Callable[[
     assert hospital.feed.post("Patient", body, Content_Encoding=coding).status_code == 201
 
 
-@pytest.mark.parametrize(("coding", "body"), [
-    ("gzip", gzip.compress(b" " * 40_000_000)), ("zstd", zstandard.compress(b" " * 400_000_000)),
-])
-def test_a_bomb_is_refused_at_the_limit_of_what_it_inflates_to(hospital: Hospital, coding: str, body: bytes) -> None:
-    answer = hospital.feed.post("Patient", body, Content_Encoding=coding)
+@pytest.mark.parametrize(("coding", "code"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_a_bomb_is_refused_at_the_limit_of_what_it_inflates_to(hospital: Hospital, coding: str,
+                                                               code: Callable[[bytes], bytes]) -> None:
+    answer = hospital.feed.post("Patient", code(b" " * 40_000_000), Content_Encoding=coding)
     assert (answer.status_code, answer.json()["issue"][0]["code"]) == (413, "too-long")
 
 
 @pytest.mark.parametrize(("coding", "body", "status"), [
-    ("gzip", gzip.compress(b"{}" * 99)[:-9], 400), ("gzip", b"{}", 400), ("gzip", gzip.compress(b"{}") * 2, 400),
+    ("gzip", gzip.compress(b"{}" * 99, mtime=0)[:-9], 400), ("gzip", b"{}", 400),
+    ("gzip", gzip.compress(b"{}", mtime=0) * 2, 400),
     ("zstd", zstandard.compress(b"{}" * 9999)[:-3], 400), ("zstd", b"{}", 400), ("zstd", b"", 400), ("gzip", b"", 400),
     ("zstd", zstandard.compress(b"{}") * 2, 400), ("br", b"{}", 415), ("gzip, gzip", b"{}", 415),
 ])
