@@ -12,7 +12,7 @@ from tests.journeys.hospital import Client, Hospital, places
 
 
 def described(family: str, **elements: Any) -> dict[str, Any]:
-    """A patient whom no test of another family name takes for likely: the given name has the letters of the family's."""
+    """A patient no other test takes for likely: the given name has the letters of the family name."""
     return {"resourceType": "Patient", "name": [{"family": family, "given": ["".join(sorted(family))]}],
             "gender": "female",
             "birthDate": f"{1900 + sum(map(ord, family)) % 90}-02-03", **elements}
