@@ -37,7 +37,7 @@ from gateway.fhir.search_words import CONTENT, TEXT
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
-from gateway.records import consents, scheduling, search_parameters, subscriptions
+from gateway.records import consents, finality, scheduling, search_parameters, subscriptions
 from gateway.records.deliveries import Deliveries
 from gateway.records.gate import Caller, Gate
 from gateway.records.jobs import Authority
@@ -330,7 +330,7 @@ def run_ledger(settings: Settings) -> None:
         return
     node = build_node(settings, ring, database)
 
-    _every(0.15, stop, "consents", lambda: consents.show_finality(node))
+    _every(0.15, stop, "consents", lambda: finality.show_finality(node))
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep, jobs.sweep))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.errors import NotFound
-from gateway.records import consents, receipts
+from gateway.records import granting, receipts, revoking
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
 from gateway.web.door import Door
@@ -25,18 +25,18 @@ async def receipt(door: Door, ask: Ask) -> Answer:
 
 async def typed_data(door: Door, ask: Ask) -> Answer:
     """What a wallet is asked to sign."""
-    return Answer(200, await consents.show(door.node, ask.caller, ask.id, wallet=ask.one("wallet")))
+    return Answer(200, await granting.show(door.node, ask.caller, ask.id, wallet=ask.one("wallet")))
 
 
 async def sign(door: Door, ask: Ask) -> Answer:
     """The signature of a proposed Consent."""
-    return door.written(await consents.sign(door.node, ask.caller, ask.id, await ask.resource()))
+    return door.written(await granting.sign(door.node, ask.caller, ask.id, await ask.resource()))
 
 
 async def revoke(door: Door, ask: Ask) -> Answer:
     """The end of a Consent."""
     body = await ask.resource() if ask.has_body else None
-    return door.written(await consents.revoke(door.node, ask.caller, ask.id, body))
+    return door.written(await revoking.revoke(door.node, ask.caller, ask.id, body))
 
 
 ROUTES = (

@@ -11,7 +11,7 @@ from eth_account.messages import encode_typed_data
 
 from gateway.ledger.chain import RevokeCall
 from gateway.ledger.relay import refuse
-from gateway.records import consents
+from gateway.records import finality, revoking, signing
 from gateway.smart.accounts import add_user
 from gateway.store import outbox, provisions
 from tests.journeys.hospital import Client, Hospital, consent
@@ -204,10 +204,10 @@ def test_a_wallet_signs_a_revocation_long_after_the_grant(hospital: Hospital, pa
     typed = own.get(f"Consent/{id_}/$typed-data?wallet={KEY.address}").json()
     assert signed(own, id_, wallet=KEY.address, signature=by_wallet(KEY, typed)).status_code == 200
     granted_on_chain(hospital, id_)
-    consents.show_finality(hospital.node)
+    finality.show_finality(hospital.node)
     assert own.get(f"Consent/{id_}").json()["status"] == "active"
-    later = consents.now_ms() + 400 * 24 * 3600 * 1000
-    monkeypatch.setattr(consents, "now_ms", lambda: later)
+    later = signing.now_ms() + 400 * 24 * 3600 * 1000
+    monkeypatch.setattr(signing, "now_ms", lambda: later)
     typed = own.get(f"Consent/{id_}/$typed-data").json()
     assert typed["primaryType"] == "Revoke"
     assert MONTH_S <= int(typed["message"]["deadline"]) - later // 1000 <= 2 * MONTH_S
@@ -215,7 +215,7 @@ def test_a_wallet_signs_a_revocation_long_after_the_grant(hospital: Hospital, pa
     parameters["parameter"][0]["valueString"] = by_wallet(OTHER, typed)  # type: ignore[index]
     assert own.post(f"Consent/{id_}/$revoke", parameters).status_code == 422
     parameters["parameter"][0]["valueString"] = by_wallet(KEY, typed)  # type: ignore[index]
-    monkeypatch.setattr(consents, "now_ms", lambda: later + (MONTH_S - 1) * 1000)
+    monkeypatch.setattr(signing, "now_ms", lambda: later + (MONTH_S - 1) * 1000)
     assert own.post(f"Consent/{id_}/$revoke", parameters).status_code == 200
     [call] = [one.call for one in outbox.open_intents(hospital.database.reader, limit=100)
               if one.consent == id_ and one.kind == "revoke"]
@@ -243,13 +243,13 @@ def test_a_revocation_that_meets_the_active_version_being_written_still_holds(
     id_ = proposed(own, patient)
     assert signed(own, id_).status_code == 200
     granted_on_chain(hospital, id_)
-    update = consents.write.update
+    update = revoking.write.update
 
     async def meanwhile(*given: Any, **named: Any) -> Any:
-        consents.show_finality(hospital.node)
+        finality.show_finality(hospital.node)
         return await update(*given, **named)
 
-    monkeypatch.setattr(consents.write, "update", meanwhile)
+    monkeypatch.setattr(revoking.write, "update", meanwhile)
     assert own.request("POST", f"Consent/{id_}/$revoke").status_code == 200
     assert own.get(f"Consent/{id_}").json()["status"] == "inactive"
     assert states(hospital, id_) == ["revoked"]
@@ -268,8 +268,8 @@ def test_a_revocation_seen_while_active_is_written_is_shown_next(hospital: Hospi
 
     with monkeypatch.context() as patched:
         patched.setattr(hospital.node.versions, "seal", meanwhile)
-        consents.show_finality(hospital.node)
-    consents.show_finality(hospital.node)
+        finality.show_finality(hospital.node)
+    finality.show_finality(hospital.node)
     assert own.get(f"Consent/{id_}").json()["status"] == "inactive"
 
 
@@ -281,17 +281,17 @@ def test_a_grant_the_chain_refuses_is_told_in_the_consent_and_can_be_signed_anew
     [act] = [one for one in outbox.open_intents(hospital.database.reader, limit=1000) if one.consent == id_]
     hospital.database.transact(lambda tx: refuse(tx, act, "SignatureExpired"))
     assert states(hospital, id_) == ["revoked"]
-    assert consents.show_finality(hospital.node) == 1
+    assert finality.show_finality(hospital.node) == 1
     told = own.get(f"Consent/{id_}").json()
     assert (told["status"], told["extension"]) == (
-        "proposed", [{"url": consents.REFUSED, "valueCode": "SignatureExpired"}])
-    assert consents.show_finality(hospital.node) == 0
+        "proposed", [{"url": finality.REFUSED, "valueCode": "SignatureExpired"}])
+    assert finality.show_finality(hospital.node) == 0
     anew = own.get(f"Consent/{id_}/$typed-data").json()
     assert anew["primaryType"] != first["primaryType"], "the grant is asked for, no more its revocation"
     assert signed(own, id_).status_code == 200
     assert states(hospital, id_) == ["pending"]
     granted_on_chain(hospital, id_)
-    assert consents.show_finality(hospital.node) == 1
+    assert finality.show_finality(hospital.node) == 1
     told = own.get(f"Consent/{id_}").json()
     assert told["status"] == "active"
     assert "extension" not in told
