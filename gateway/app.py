@@ -45,6 +45,7 @@ from gateway.records.node import Node, TypeRules
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.smart.issuer import Smart, open_smart
+from gateway.smart.launches import sweep_launches
 from gateway.smart.tokens import bearer, sweep
 from gateway.store import index_upkeep, jobs, journal
 from gateway.store import search_parameters as stored_parameters
@@ -168,7 +169,8 @@ def build_smart(settings: Settings, ring: KeyRing, database: Database, definitio
     def append(connection: Any, entry: AuditEntry, patient: str | None) -> None:  # Any: an apsw connection
         audit.append(connection, (rows.seal(entry, patient),))
     return open_smart(database=database, settings=settings, token_key=ring.secret("token-hash"),
-                      definitions=definitions, audit=append, allow_loopback_jwks=settings.host in ("127.0.0.1", "::1"))
+                      definitions=definitions, audit=append, allow_loopback_jwks=settings.host in ("127.0.0.1", "::1"),
+                      secrets=ring.secrets)
 
 
 def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
@@ -200,9 +202,10 @@ def build_app(settings: Settings) -> ASGIApp:
     from fastapi import FastAPI
     from starlette.routing import Mount
 
-    from gateway.web import health
+    from gateway.web import health, launches
     from gateway.web import smart as smart_web
     from gateway.web.fhir import FhirDoor
+    from gateway.web.portal.pages import static_router
 
     ring = open_ring(settings)
     database = open_database(settings, ring)
@@ -216,7 +219,10 @@ def build_app(settings: Settings) -> ASGIApp:
         ring.close()
 
     app = FastAPI(title="FHIR gateway", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.smart = smart
     app.include_router(smart_web.router(smart))
+    app.include_router(launches.router(smart))
+    app.include_router(static_router())
     app.include_router(health.router(node))
 
     @app.exception_handler(Exception)
@@ -333,7 +339,7 @@ def run_ledger(settings: Settings) -> None:
     _every(0.15, stop, "consents", lambda: finality.show_finality(node))
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
-              custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep, jobs.sweep))
+              custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep, sweep_launches, jobs.sweep))
     carrying_out.join(_JOIN_S)
 
 

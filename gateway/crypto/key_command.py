@@ -31,6 +31,7 @@ SAFE_SECRETS: Final[dict[Label, str]] = {
     "token-hash": f"every token issued so far is void from the next start on; {_RESTART}",
     "page-link": f"page links given out so far are void from the next start on; {_RESTART}",
     "job": "jobs asked for from now on are sealed under it; the older ones still open",
+    "sign-in": "one-time code secrets and sign-ups are sealed under it from now on; the older ones still open",
     "manifest": "manifests made from now on are sealed under it; the older ones still open",
 }
 """What may be rotated alone, and what follows from it."""

@@ -15,6 +15,7 @@ from gateway.access.grant import Grant
 from gateway.access.scopes import ScopeSet, parse_strict
 from gateway.audit import AuditEntry
 from gateway.config import Settings
+from gateway.crypto.root import Label
 from gateway.fhir.definitions import Definitions
 from gateway.smart.jwks_url import JwksUrls
 from gateway.smart.tokens import TokenStore
@@ -24,6 +25,8 @@ from gateway.store.sql import Database
 AuditHook = Callable[[apsw.Connection, AuditEntry, str | None], None]
 """``(connection, entry, patient)``: append one audit row inside the open transaction; ``patient`` is a logical id."""
 ScopeGrammar = Callable[[str], ScopeSet]
+Secrets = Callable[[Label], tuple[bytes, ...]]
+"""All generations of a hospital secret, newest first (``KeyRing.secrets``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Smart:
     parse_scope: ScopeGrammar
     audit: AuditHook
     now_ms: Callable[[], int]
+    secrets: Secrets
 
     @property
     def _origin(self) -> str:
@@ -73,14 +77,16 @@ class Smart:
 
 
 def open_smart(*, database: Database, settings: Settings, token_key: bytes, definitions: Definitions,
-               audit: AuditHook, allow_loopback_jwks: bool, now_ms: Callable[[], int] = sql.now_ms) -> Smart:
+               audit: AuditHook, allow_loopback_jwks: bool, secrets: Secrets,
+               now_ms: Callable[[], int] = sql.now_ms) -> Smart:
     """Assemble it.
 
-    ``token_key``: the root's ``token-hash`` key; ``allow_loopback_jwks``: whether JWKS URLs may name this machine.
+    ``token_key``: the root's ``token-hash`` key; ``allow_loopback_jwks``: whether JWKS URLs may name this machine;
+    ``secrets``: the other keys of the root, by label.
     """
     return Smart(database=database, settings=settings, tokens=TokenStore(token_key),
                  jwks=JwksUrls(allow_loopback=allow_loopback_jwks), parse_scope=scope_grammar(definitions),
-                 audit=audit, now_ms=now_ms)
+                 audit=audit, now_ms=now_ms, secrets=secrets)
 
 
 def scope_grammar(definitions: Definitions) -> ScopeGrammar:

@@ -52,7 +52,8 @@ def hospital(tmp_path: Path, definitions: Definitions) -> Iterator[Hospital]:
 
     settings = load_settings({"GATEWAY_DATA_DIR": str(tmp_path)})
     smart = open_smart(database=database, settings=settings, token_key=bytes(32), definitions=definitions,
-                       audit=audit, allow_loopback_jwks=True, now_ms=lambda: clock_ms[0])
+                       audit=audit, allow_loopback_jwks=True, secrets=lambda label: (label.encode().ljust(32, b"-"),),
+                       now_ms=lambda: clock_ms[0])
     app = FastAPI()
     app.include_router(router(smart))
     yield Hospital(smart, clock_ms, audited, app)

@@ -1,0 +1,1 @@
+"""The portal: server-made pages for people; no script but for wallets and passkeys."""
