@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
 from gateway.config import Settings
@@ -28,7 +28,10 @@ _PREFERENCE = re.compile(r"\s*([\w-]+)\s*(?:=\s*\"?([\w-]+)\"?\s*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """``headers`` have lower-case names; ``given`` is the resource of a bundle's entry, which has no bytes."""
+    """``headers`` have lower-case names; ``given`` is the resource of a bundle's entry, which has no bytes.
+
+    ``controls``: parameters about the answer's form that stood in the body's form, once it was read.
+    """
 
     settings: Settings
     shapes: Shapes
@@ -39,6 +42,7 @@ class Ask:
     headers: Mapping[str, str]
     read_body: Callable[[], Awaitable[bytes]]
     given: Resource | None = None
+    controls: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def type(self) -> str:
@@ -121,6 +125,7 @@ class Ask:
         if text.count("&") >= _FIELDS_MAX:
             raise TooCostly(f"a form holds at most {_FIELDS_MAX} parameters", code="too-costly")
         pairs = await aside.done(len(text) > aside.BYTES, lambda: parse_qsl(text, keep_blank_values=True))
+        self.controls.extend(pair for pair in pairs if pair[0] in CONTROLS)
         return [pair for pair in pairs if pair[0] not in CONTROLS]
 
     def again(self) -> Ask:

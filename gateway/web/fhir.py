@@ -14,12 +14,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import MethodNotAllowed, NotAcceptable, NotFound, TooLarge
+from gateway.errors import MethodNotAllowed, NotAcceptable, NotFound, TookTooLong, TooLarge, Unauthenticated
 from gateway.fhir.conformance import Offered, capability_statement
 from gateway.fhir.xml_shapes import Shapes
 from gateway.records.answer import Answer
@@ -44,10 +44,13 @@ from gateway.web import (
 )
 from gateway.web.ask import Ask
 from gateway.web.compression import LEAST_BYTES, coding, deflated, inflated
-from gateway.web.cors import Cors, Header
+from gateway.web.cors import Cors
+from gateway.web.deadlines import Deadlines
 from gateway.web.door import Door
 from gateway.web.errors import refusal
 from gateway.web.formats import MEDIA_TYPES, PLAIN, THREAD_BYTES, Form, asks_for_fhir, rendered, wanted
+from gateway.web.headers import NO_STORE, POLICY, Header, of_fhir
+from gateway.web.limits import Limits
 from gateway.web.metrics import REQUESTS, SECONDS
 from gateway.web.preferences import unless_known
 from gateway.web.routes import Route, Routes
@@ -62,8 +65,7 @@ ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.R
           *subscriptions.ROUTES)
 
 
-_EVERY: list[Header] = [(b"x-content-type-options", b"nosniff"), (b"vary", b"Accept, Accept-Encoding, Authorization")]
-_NO_STORE: Header = (b"cache-control", b"no-store")
+_READING = frozenset({"GET", "HEAD"})
 _VARY_ORIGIN: Header = (b"vary", b"Origin")
 _CODED = frozenset(f"{type_}; charset=utf-8" for type_ in MEDIA_TYPES)
 """What is worth a coding: a Binary's content may be anything, and ranges count its own bytes."""
@@ -71,11 +73,11 @@ _CODED = frozenset(f"{type_}; charset=utf-8" for type_ in MEDIA_TYPES)
 
 def open_door(node: Node, capability: bytes = b"") -> Door:
     """The door without its HTTP face: what a job carries requests out through."""
-    return Door(node, Routes(ROUTES, node.definitions.resource_types), capability)
+    return Door(node, Routes(ROUTES, node.definitions.resource_types), capability, Limits(node.settings))
 
 
 class FhirDoor:
-    """Serves ``{base}/...``; mounted where the base URL's path says."""
+    """Serves ``{base}/...``; entered where the base URL's path says. ``limits``: of callers, and of strangers."""
 
     def __init__(self, node: Node, authenticate: Authenticate, *, token_url: str) -> None:
         self._authenticate = authenticate
@@ -85,6 +87,9 @@ class FhirDoor:
         self._door = open_door(node)
         self._shapes = Shapes(node.definitions)
         self._cors = Cors(node.settings.cors_origins)
+        self.limits = self._door.limits
+        self._deadlines = Deadlines(node.settings.read_timeout_s)
+        self._every = list(of_fhir(node.settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -92,6 +97,7 @@ class FhirDoor:
         name, form = "unknown", PLAIN
         try:
             if scope["method"] == "OPTIONS":
+                self.limits.stranger(scope)
                 name, answer = "options", self._options(scope, headers)
             else:
                 query = scope["query_string"].decode("latin-1")
@@ -99,16 +105,23 @@ class FhirDoor:
                 native = parts[:1] == ("Binary",) and len(parts) in (2, 4) and not asks_for_fhir(query, headers)
                 lines = len(parts) == 4 and parts[0] == asynchronous.PLACE
                 form = PLAIN if native or lines else wanted(query, headers)
-                name, answer = await self._answer(scope, receive, parts, query, headers)
+                name, answer, controls = await self._answer(scope, receive, parts, query, headers)
+                if controls:
+                    form = wanted(urlencode(controls), headers)
                 if native and name in ("read", "vread"):
                     answer = await binary.as_content(answer, headers)
                 elif form is not PLAIN:
                     answer = await rendered(answer, form, self._shapes)
         except _Disconnected:
             return
+        except asyncio.CancelledError:
+            if not self._deadlines.was_ended():
+                raise
+            answer = await _refused(TookTooLong(f"this takes longer than {self._deadlines.limit_s} s: ask for less at "
+                                                "once, or in the background"), form, self._shapes)
         except Exception as error:
             answer = await _refused(error, form, self._shapes)
-        extra = _EVERY
+        extra = self._every
         if self._cors.offered:
             extra = [*extra, _VARY_ORIGIN, *self._cors.headers(headers.get("origin", ""))]
         if "accept-encoding" in headers and len(answer.body) >= LEAST_BYTES and answer.media_type in _CODED:
@@ -121,19 +134,33 @@ class FhirDoor:
             LOG.info("request", extra={"interaction": name, "status": answer.status, "us": int(seconds * 1e6)})
 
     async def _answer(self, scope: Scope, receive: Receive, parts: tuple[str, ...], query: str,
-                      headers: dict[str, str]) -> tuple[str, Answer]:
+                      headers: dict[str, str]) -> tuple[str, Answer, list[tuple[str, str]]]:
+        """The interaction's name, its answer, and what a form said of the answer's form."""
         method: str = scope["method"]
         if parts == ("metadata",):
             if method not in ("GET", "HEAD"):
                 raise MethodNotAllowed("metadata is read with GET")
-            return "capabilities", unless_known(await self._statement(), headers)
-        ask = Ask(settings=self._door.node.settings, shapes=self._shapes,
-                  caller=self._authenticate(headers.get("authorization")),
+            self.limits.stranger(scope)
+            return "capabilities", unless_known(await self._statement(), headers), []
+        try:
+            caller = self._authenticate(headers.get("authorization"))
+        except Unauthenticated:
+            self.limits.stranger(scope)
+            raise
+        self.limits.caller(caller.grant)
+        ask = Ask(settings=self._door.node.settings, shapes=self._shapes, caller=caller,
                   method=method, parts=parts, query=query, headers=headers,
                   read_body=lambda: self._body(headers, receive))
         route = self._door.routes.find(method, parts)
-        answer = await self._door.carry_out(route, ask)
-        return route.name, _handled(route, ask, answer) if "prefer" in headers else answer
+        if method in _READING or route.name.startswith("search"):
+            task = self._deadlines.begin()
+            try:
+                answer = await self._door.carry_out(route, ask)
+            finally:
+                self._deadlines.end(task)
+        else:
+            answer = await self._door.carry_out(route, ask)
+        return route.name, _handled(route, ask, answer) if "prefer" in headers else answer, ask.controls
 
     async def _statement(self) -> Answer:
         """The statement, made anew after search parameters came or went."""
@@ -248,7 +275,9 @@ async def _respond(answer: Answer, send: Send, extra: Sequence[Header], *, head:
     headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
     headers += extra
     if "Cache-Control" not in answer.headers:
-        headers.append(_NO_STORE)
+        headers.append(NO_STORE)
+    if "Content-Security-Policy" not in answer.headers:
+        headers.append(POLICY)
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if answer.stream is not None and not head:
         # What fails from here on breaks the connection off, so that a part is never taken for the whole.

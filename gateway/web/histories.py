@@ -6,14 +6,17 @@ https://hl7.org/fhir/R4/http.html#history
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
+from urllib.parse import urlencode
 
 import orjson
 
 from gateway.access.period import date_range
 from gateway.errors import BadSearch
 from gateway.fhir.resource import format_instant
-from gateway.records import history
+from gateway.fhir.search_results import Results
+from gateway.records import aside, history
 from gateway.records.answer import Answer
 from gateway.records.history import Page
 from gateway.records.paging import PageLink
@@ -21,12 +24,14 @@ from gateway.records.read import Reading
 from gateway.store.index import Cursor
 from gateway.store.journal import Window
 from gateway.store.sql import now_ms
+from gateway.web import subsets
 from gateway.web.ask import Ask
 from gateway.web.door import Door
 from gateway.web.routes import Route
 
 _PAGE: Final = 20
-_KNOWN: Final = frozenset({"_count", "_page", "_since", "_at"})
+_CUTS: Final = ("_summary", "_elements")
+_KNOWN: Final = frozenset({"_count", "_page", "_since", "_at", *_CUTS})
 _NEWEST: Final = 2**62
 
 
@@ -35,9 +40,10 @@ async def instance(door: Door, ask: Ask) -> Answer:
     ask.only_known(_KNOWN, "history")
     count, below = _count(ask), ask.number("_page", _NEWEST)
     page = await history.instance(door.node, ask.caller, ask.type, ask.id, _window(ask), count=count, below=below)
-    given = "".join(f"{name}={value}&" for name, value in _given(ask))
+    given = "".join(f"{urlencode([pair])}&" for pair in _given(ask))
     following = None if page.below is None else f"{given}_count={count}&_page={page.below}"
-    return _bundle(door, f"{ask.type}/{ask.id}/_history", page, following, given, whole=below == _NEWEST)
+    return await _bundle(door, f"{ask.type}/{ask.id}/_history", page, following, given, whole=below == _NEWEST,
+                         results=subsets.of_history(door, ask, _given(ask)))
 
 
 async def of_type(door: Door, ask: Ask) -> Answer:
@@ -60,6 +66,7 @@ async def _walked(door: Door, ask: Ask, place: str) -> Answer:
             raise BadSearch("the page link is of another place", code="value", expression="http._page")
         expires_ms = link.expires_ms
     given = _given(ask) if link is None else list(link.pairs)
+    results = subsets.of_history(door, ask, given)
     window, count = _window_of(dict(given)), _count(ask) if link is None else int(dict(link.pairs)["_count"])
     below = link.cursor.seq if link is not None and link.cursor is not None else _NEWEST
     if place == "_history":
@@ -72,12 +79,12 @@ async def _walked(door: Door, ask: Ask, place: str) -> Answer:
         following = "_page=" + door.node.pages.seal(PageLink(
             type=place, pairs=pairs, strict=True, snapshot=0, cursor=Cursor(None, page.below),
             expires_ms=expires_ms), ask.caller.holder)
-    shown = "".join(f"{name}={value}&" for name, value in given if name != "_count")
-    return _bundle(door, place, page, following, shown, whole=link is None)
+    shown = "".join(f"{urlencode([pair])}&" for pair in given if pair[0] != "_count")
+    return await _bundle(door, place, page, following, shown, whole=link is None, results=results)
 
 
 def _given(ask: Ask) -> list[tuple[str, str]]:
-    return [(name, value) for name in ("_since", "_at") if (value := ask.one(name)) is not None]
+    return [(name, value) for name in ("_since", "_at", *_CUTS) if (value := ask.one(name)) is not None]
 
 
 def _count(ask: Ask) -> int:
@@ -99,13 +106,20 @@ def _window_of(given: dict[str, str]) -> Window:
     return Window(since_ms=ranges["_since"][0] if "_since" in ranges else None, at=ranges.get("_at"))
 
 
-def _bundle(door: Door, place: str, page: Page, following: str | None, given: str, *, whole: bool) -> Answer:
-    """``whole``: this is the first page; the total is told where it is also the last."""
+async def _bundle(door: Door, place: str, page: Page, following: str | None, given: str, *, whole: bool,
+                  results: Results) -> Answer:
+    """``whole``: this is the first page; the total is told where it is also the last. ``results``: what is left out."""
     url = f"{door.base}/{place}"
     links = [{"relation": "self", "url": f"{url}?{given}".rstrip("?&")}]
     if following is not None:
         links.append({"relation": "next", "url": f"{url}?{following}"})
-    entries = [_entry(door.base, reading) for reading in page.readings]
+    readings = page.readings
+    if results.subset:
+        size = sum(len(reading.stored) for reading in readings)
+        readings = await aside.done(size > aside.BYTES, lambda: [
+            replace(reading, stored=subsets.of_version(door, results, reading.row.type, reading.stored))
+            for reading in readings])
+    entries = [_entry(door.base, reading) for reading in readings]
     return Answer(200, orjson.dumps({"resourceType": "Bundle", "type": "history", "link": links,
                                      **({"total": len(entries)} if whole and following is None else {}),
                                      **({"entry": entries} if entries else {})}))

@@ -1,7 +1,8 @@
-"""``_summary`` and ``_elements`` where one resource is read. https://hl7.org/fhir/R4/search.html#summary"""
+"""``_summary`` and ``_elements`` where resources are read and not searched. https://hl7.org/fhir/R4/search.html#summary"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.errors import BadSearch
@@ -15,10 +16,19 @@ from gateway.web.door import Door
 
 def asked(door: Door, ask: Ask) -> Results:
     """What a read asks to be left out. Raises BadSearch."""
-    pairs = [(name, value) for name, value in ask.pairs if name in ("_summary", "_elements")] if ask.query else []
+    return _results(door, ask, ask.pairs if ask.query else [], ask.type)
+
+
+def of_history(door: Door, ask: Ask, pairs: Iterable[tuple[str, str]]) -> Results:
+    """What a history of an instance, of a type or of everything asks to be left out. Raises BadSearch."""
+    return _results(door, ask, pairs, ask.parts[0] if ask.parts[0] != "_history" else "Resource")
+
+
+def _results(door: Door, ask: Ask, given: Iterable[tuple[str, str]], type_: str) -> Results:
+    pairs = [(name, value) for name, value in given if name in ("_summary", "_elements")]
     if not pairs:
         return Results()
-    draft = ResultsDraft(door.node.extractor.plans, ask.type, 1)
+    draft = ResultsDraft(door.node.extractor.plans, type_, 1)
     for name, value in pairs:
         try:
             draft.take(name, value)
@@ -35,5 +45,11 @@ def cut(door: Door, ask: Ask, results: Results, answer: Answer) -> Answer:
     """The answer of a read with what was asked of it."""
     if not results.subset or answer.status != 200:
         return answer
-    subset = Subset(door.node.definitions, results, (ask.type,))
-    return replace(answer, body=serialise(subset.of(parse(answer.body))))
+    return replace(answer, body=of_version(door, results, ask.type, answer.body))
+
+
+def of_version(door: Door, results: Results, type_: str, stored: bytes) -> bytes:
+    """One version with what was asked of it; nothing of a deletion."""
+    if not stored:
+        return stored
+    return serialise(Subset(door.node.definitions, results, (type_,)).of(parse(stored)))

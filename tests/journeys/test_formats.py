@@ -379,3 +379,15 @@ def test_every_answer_is_kept_by_nobody_and_sniffed_by_nobody(hospital: Hospital
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "Accept" in answer.headers["vary"]
+
+
+def test_a_form_says_the_form_of_the_answer(hospital: Hospital) -> None:
+    id_ = hospital.new_patient(active=True)
+    headers = {"Content_Type": "application/x-www-form-urlencoded"}
+    answer = hospital.feed.request("POST", "Patient/_search", f"_id={id_}&_format=xml".encode(), **headers)
+    assert answer.headers["Content-Type"].startswith("application/fhir+xml")
+    assert b"<Bundle xmlns" in answer.content
+    laid_out = hospital.feed.request("POST", "Patient/_search", f"_id={id_}&_pretty=true".encode(), **headers)
+    assert b"\n  " in laid_out.content
+    refused = hospital.feed.request("POST", "Patient/_search", b"_format=text/turtle", **headers)
+    assert refused.status_code == 406

@@ -178,3 +178,19 @@ def test_a_walk_that_finds_too_slowly_is_given_up(hospital: Hospital, url: str,
     answer = hospital.feed.get(url)
     assert answer.status_code == 400, answer.text
     assert answer.json()["issue"][0]["code"] == "too-costly"
+
+
+def test_versions_are_shown_in_part_where_asked(hospital: Hospital) -> None:
+    patient = hospital.new_patient(name=[{"family": "Partial"}], gender="male", birthDate="1980-01-01")
+    hospital.feed.put(f"Patient/{patient}", {"resourceType": "Patient", "id": patient, "gender": "male"})
+    for url in (f"Patient/{patient}/_history?_elements=gender", "Patient/_history?_elements=gender&_count=2"):
+        bundle = hospital.feed.get(url).json()
+        for entry in bundle["entry"]:
+            assert set(entry["resource"]) == {"resourceType", "id", "meta", "gender"}
+            assert entry["resource"]["meta"]["tag"][0]["code"] == "SUBSETTED"
+        assert "_elements=gender" in bundle["link"][0]["url"]
+    link = next_link(hospital.feed.get("Patient/_history?_elements=gender&_count=1"))
+    assert "birthDate" not in hospital.feed.get(link).json()["entry"][0]["resource"]
+    assert hospital.feed.get(f"Patient/{patient}/_history?_summary=count").status_code == 400
+    whole = hospital.feed.get("_history?_summary=data&_count=1").json()
+    assert whole["entry"][0]["resource"]["meta"]["tag"][0]["code"] == "SUBSETTED"
