@@ -51,6 +51,9 @@ def step_costs() -> dict[str, float]:
                       scopes=parse_scopes("system/*.cruds"), patient=None, purpose="TREAT", grantees=(),
                       expires_ms=now_ms() + 3_600_000)
         caller = Caller(grant=grant, seq=1, again=lambda: caller)
+        subject = write.draft(node, caller, {"resourceType": "Patient"}, "steps")
+        database.transact(lambda c: write.commit_prepared(
+            c, write.prepare_create(node, caller, database.reader, subject, "steps")))
         resource = parse(BODY)
         made = write.draft(node, caller, resource, "x")
         reader = database.reader
