@@ -11,11 +11,12 @@ SQL reading of each class stands in its docstring, over ``version v`` and ``prov
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
+from gateway.access.marks import MARKS, NOTICE, VERIFYING, WITHHELD
 from gateway.access.provision import Asked, Failure, Provision, Success
 from gateway.access.roles import NORMAL, UNKNOWN_LABEL, Policy, Role, policy
 from gateway.access.scopes import Criterion
@@ -88,32 +89,37 @@ class NoHomePatient:
 
 @dataclass(frozen=True, slots=True)
 class OnDuty:
-    """A role's own work on this type. SQL: ``v.confidentiality <= c AND v.labels & ~labels = 0``."""
+    """A role's own work on this type. SQL: ``v.confidentiality <= c AND v.labels & ~labels = 0``; where it is for
+    marked versions, only those: ``v.labels & ~(labels | MARKS) = 0 AND v.labels & marks <> 0``."""
 
     confidentiality: int
     labels: int
+    marks: int = 0
 
     def admit(self, facts: ResourceFacts, provisions: Sequence[Provision]) -> Admitted | None:
-        if facts.confidentiality > self.confidentiality or facts.labels & ~self.labels:
+        if facts.confidentiality > self.confidentiality or facts.labels & ~(self.labels | (MARKS if self.marks else 0)):
+            return None
+        if self.marks and not facts.labels & self.marks:
             return None
         return Admitted("duty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EveryPatient:
-    """There is a home patient, and each one lets it through, by one of three doors.
+    """There is a home patient, and each one lets it through, by one of three doors; a version that is withheld
+    (``marks.py``) is let through to its author alone.
 
     SQL: ``v.patient IS NOT NULL AND NOT EXISTS (a home patient h of v for whom no door opens)`` where
 
     - own: ``h = own_patient AND v.labels & hidden = 0 AND NOT EXISTS deny(h, own_grantees, NULLs not matched)``
     - granted: ``grants AND EXISTS permit(h) AND NOT EXISTS deny(h, grantees, NULL grantee matched)``
-    - emergency: ``h = emergency_patient AND v.labels & 1 = 0 AND NOT EXISTS deny(h, grantees, NULL grantee matched,
-      p.purposes IS NOT NULL)``
+    - emergency: ``h = emergency_patient AND v.labels & (1 | NOTICE) = 0 AND NOT EXISTS deny(h, grantees, NULL grantee
+      matched, p.purposes IS NOT NULL)``
 
     permit(h) = ``p.patient = h AND p.permit AND p.state = 'final' AND p.grantee IN grantees AND`` valid at ``now_ms AND
     (p.purposes IS NULL OR purpose in it) AND (p.types IS NULL OR type in it) AND (no categories OR any shared) AND
-    v.confidentiality <= p.confidentiality AND v.labels & ~p.labels = 0 AND (p.low_ms IS NULL OR v.low_ms >= p.low_ms
-    AND v.high_ms <= p.high_ms)`` (an undated v fails).
+    v.confidentiality <= p.confidentiality AND v.labels & ~p.labels & ~VERIFYING = 0 AND (p.low_ms IS NULL OR
+    v.low_ms >= p.low_ms AND v.high_ms <= p.high_ms)`` (an undated v fails).
 
     deny(h) = ``p.patient = h AND NOT p.permit AND p.state <> 'revoked' AND`` grantee, validity, purpose, type, category
     as above ``AND (v.confidentiality >= p.confidentiality OR v.labels & p.labels <> 0) AND (p.low_ms IS NULL OR
@@ -129,10 +135,16 @@ class EveryPatient:
     purpose: str
     now_ms: int
     writing: bool = False
+    client: str = ""
+    user: str | None = None
 
     def admit(self, facts: ResourceFacts, provisions: Sequence[Provision]) -> Admitted | None:
         if not facts.home_patients:
             return None
+        if facts.labels & VERIFYING:
+            if facts.labels & WITHHELD and not self._wrote(facts):
+                return None
+            facts = replace(facts, labels=facts.labels & ~VERIFYING)
         doors = []
         for patient in facts.home_patients:
             door = self._door(patient, facts, [p for p in provisions if p.patient == patient])
@@ -140,6 +152,12 @@ class EveryPatient:
                 return None
             doors.append(door)
         return strongest(doors)
+
+    def _wrote(self, facts: ResourceFacts) -> bool:
+        """The same person by whichever app, or the same client without one."""
+        if self.user is not None:
+            return facts.author_user == self.user
+        return facts.author_user is None and facts.author_client == self.client
 
     def _door(self, patient: str, facts: ResourceFacts, provisions: Sequence[Provision]) -> Admitted | None:
         if patient == self.own_patient and not facts.labels & self.hidden:
@@ -153,7 +171,7 @@ class EveryPatient:
             permits = tuple(p.id for p in provisions if isinstance(p.covers(asked), Success))
             if permits and not any(p.forbids(asked) for p in provisions):
                 return Admitted("grant", permits)
-        if patient == self.emergency_patient and not facts.labels & UNKNOWN_LABEL and not any(
+        if patient == self.emergency_patient and not facts.labels & (UNKNOWN_LABEL | NOTICE) and not any(
                 p.purposes is not None and p.forbids(asked) for p in provisions):
             return Admitted("break-glass")
         return None
@@ -164,6 +182,9 @@ class EveryPatient:
 
     def reason(self, facts: ResourceFacts, provisions: Sequence[Provision]) -> str:
         """Why no door opened, in one sentence for the audit."""
+        if facts.labels & WITHHELD and not self._wrote(facts):
+            return "not verified, or rejected"
+        facts = replace(facts, labels=facts.labels & ~VERIFYING)
         asked = self._asked(facts, self.grantees)
         for patient in facts.home_patients:
             theirs = [p for p in provisions if p.patient == patient]
@@ -266,15 +287,16 @@ def patient_door(grant: Grant, role: Role, table: Policy, type_: str, now_ms: in
         own_patient=own, own_grantees=grantees - {own},
         hidden=table.hidden_from_delegates if role.name == "delegate" else 0,
         grants=granted, grantees=grantees, emergency_patient=grant.patient if emergency else None,
-        purpose=grant.purpose, now_ms=now_ms, writing=writing)
+        purpose=grant.purpose, now_ms=now_ms, writing=writing, client=grant.client_id, user=grant.user)
 
 
 def on_duty(grant: Grant, role: Role, type_: str, letter: str) -> tuple[OnDuty, ...]:
     """The role's duties that want this type and letter, under the token's purpose, for a person."""
     if grant.user is None:
         return ()
-    return tuple(OnDuty(duty.confidentiality, duty.labels) for duty in role.duties
-                 if type_ in duty.types and letter in duty.letters and duty.purpose == grant.purpose)
+    return tuple(OnDuty(duty.confidentiality, duty.labels, duty.marks) for duty in role.duties
+                 if (type_ in duty.types or "*" in duty.types) and letter in duty.letters
+                 and duty.purpose == grant.purpose)
 
 
 def reading_ways(grant: Grant, role: Role, table: Policy, type_: str, letter: str, now_ms: int, *,

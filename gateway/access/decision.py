@@ -22,6 +22,7 @@ from gateway.access.bound import (
 )
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
+from gateway.access.marks import MARKS, NOTICE
 from gateway.access.provision import Provision
 from gateway.access.roles import NORMAL, UNKNOWN_LABEL, Policy, Role, policy
 
@@ -123,6 +124,8 @@ def _admit(request: Request, side: ResourceFacts, grant: Grant, role: Role, tabl
         return next((found for way in ways if (found := way.admit(side, provisions)) is not None), None)
     if side.type in table.append_only and request.interaction != "c":
         return None
+    if (request.stored or side).labels & NOTICE:
+        return _duty_writes(request, side, grant, role)  # the gateway's own word
     if side.type in table.author_owned:
         return _own_writes(request, side, grant)
     return (_feed_writes(request, grant, table) or _writes_of_nobody(side, role)
@@ -204,7 +207,7 @@ def _authority(request: Request, grant: Grant, role: Role, table: Policy) -> Den
 
 def lowers(stored: ResourceFacts, proposed: ResourceFacts) -> bool:
     """Whether an update takes protection away: a lower confidentiality, or a label dropped."""
-    return proposed.confidentiality < stored.confidentiality or bool(stored.labels & ~proposed.labels)
+    return proposed.confidentiality < stored.confidentiality or bool(stored.labels & ~proposed.labels & ~MARKS)
 
 
 def _denied(grant: Grant, sides: Sequence[tuple[ResourceFacts, Matcher | None]], reason: str) -> Deny:

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gateway.access.marks import marks_of
 from gateway.access.roles import NORMAL, UNKNOWN_LABEL, Labels, policy
 
 
 def labels_of(resource: Mapping[str, Any]) -> tuple[int, int]:
     """``(confidentiality 0..5, label mask)``; several levels count as the highest, none as N.
 
-    A Bundle's or Parameters' labels are those of everything inside it.
+    A Bundle's or Parameters' labels are those of everything inside it. The mask holds the resource's own marks too.
     """
     labels = policy().labels
     rank: int | None = None
-    mask = 0
+    mask = marks_of(resource)
     for coding in _codings(resource):
         code_rank, bits = label_of(coding, labels)
         if code_rank is not None:

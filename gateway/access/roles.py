@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gateway.access.marks import BITS, FIRST_BIT
 from gateway.access.scopes import ScopeSet, parse_strict
 from gateway.errors import Misconfigured, OAuthError
 from gateway.fhir.definitions import mappings_folder
@@ -54,13 +55,15 @@ class Purpose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DutyRule:
-    """One piece of a role's own work; ``labels`` is the mask of what it may see."""
+    """One piece of a role's own work; ``*`` is every type. ``labels`` is the mask of what it may see; ``marks``, where it
+    is for marked versions alone, of which each must carry one."""
 
     types: frozenset[str]
     letters: str
     purpose: str
     confidentiality: int
     labels: int
+    marks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +118,8 @@ def load(folder: Path) -> Policy:
 def _policy(roles: dict[str, Any], labels: dict[str, Any], purposes: dict[str, Any]) -> Policy:
     order = labels["confidentiality"]["order"]
     numbers = labels["sensitivity"]["bits"]
-    if len(set(numbers.values())) != len(numbers) or not all(0 < number < 63 for number in numbers.values()):
-        raise ValueError("label bits must be distinct and within 1..62")
+    if len(set(numbers.values())) != len(numbers) or not all(0 < number < FIRST_BIT for number in numbers.values()):
+        raise ValueError(f"label bits must be distinct and within 1..{FIRST_BIT - 1}")
     known = Labels(
         ranks=MappingProxyType({code: rank for rank, code in enumerate(order)}),
         rank_texts=tuple(labels["confidentiality"]["text"][code] for code in order),
@@ -152,7 +155,8 @@ def _role(name: str, row: dict[str, Any], public: frozenset[str], labels: Labels
     duties = tuple(
         DutyRule(types=frozenset(duty["types"]), letters=duty["letters"], purpose=duty["purpose"],
                  confidentiality=labels.ranks[duty["confidentiality"]],
-                 labels=labels.known if duty.get("all_labels", False) else 0)
+                 labels=labels.known if duty.get("all_labels", False) else 0,
+                 marks=sum(BITS[code] for code in duty.get("marks", ())))
         for duty in row.get("duty", ()))
     if missing := {duty.purpose for duty in duties} - purposes.keys():
         raise ValueError(f"role {name}: no such purpose {sorted(missing)}")

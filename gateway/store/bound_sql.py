@@ -12,6 +12,7 @@ from typing import Any, assert_never
 import apsw
 
 from gateway.access.bound import AccessBound, AuthoredBy, EveryPatient, NoHomePatient, OnDuty, OwnOf, ScopeClause, Way
+from gateway.access.marks import MARKS, NOTICE, VERIFYING, WITHHELD
 from gateway.store import journal
 from gateway.store.index import SqlBound
 
@@ -56,15 +57,21 @@ class BoundCompiler:
             case NoHomePatient(confidentiality, labels):
                 return SqlBound("(v.patient IS NULL AND v.confidentiality<=? AND v.labels & ~? = 0)",
                                 (confidentiality, labels))
-            case OnDuty(confidentiality, labels):
+            case OnDuty(confidentiality, labels, 0):
                 return SqlBound("(v.confidentiality<=? AND v.labels & ~? = 0)", (confidentiality, labels))
+            case OnDuty(confidentiality, labels, marks):
+                return SqlBound("(v.confidentiality<=? AND v.labels & ~? = 0 AND v.labels & ? <> 0)",
+                                (confidentiality, labels | MARKS, marks))
             case EveryPatient():
                 first = self._door(type_, way, "v.patient")
                 other = self._door(type_, way, "vp.patient")
+                wrote, who = ("v.user=?", way.user) if way.user is not None else (
+                    "(v.client=? AND v.user IS NULL)", way.client)
                 return SqlBound(
-                    f"(v.patient IS NOT NULL AND {first.condition} AND (v.others=0 OR NOT EXISTS (SELECT 1 "  # noqa: S608
+                    f"(v.patient IS NOT NULL AND (v.labels & {WITHHELD} = 0 OR {wrote}) "  # noqa: S608
+                    f"AND {first.condition} AND (v.others=0 OR NOT EXISTS (SELECT 1 "
                     f"FROM version_patient vp WHERE vp.version=v.seq AND NOT {other.condition})))",
-                    (*first.parameters, *other.parameters))
+                    (who, *first.parameters, *other.parameters))
             case _:
                 assert_never(way)
 
@@ -82,7 +89,7 @@ class BoundCompiler:
         if way.emergency_patient is not None:
             deny = self._deny(type_, way, patient, everyone, everyone_matches=True, with_purposes=True)
             doors.append(_all(SqlBound(f"{patient}=?", (self._patient(way.emergency_patient),)),
-                              SqlBound("v.labels & 1 = 0"), _not(deny)))
+                              SqlBound(f"v.labels & {1 | NOTICE} = 0"), _not(deny)))
         return _any(doors)
 
     def _permit(self, type_: str, way: EveryPatient, patient: str, grantees: list[int]) -> SqlBound:
@@ -90,7 +97,7 @@ class BoundCompiler:
         return SqlBound(
             f"EXISTS (SELECT 1 FROM provision p WHERE p.patient={patient} AND p.permit=1 AND p.state='final' "  # noqa: S608
             f"AND p.grantee IN ({_marks(grantees)}) AND {common.condition} "
-            "AND v.confidentiality<=p.confidentiality AND v.labels & ~p.labels = 0 "
+            f"AND v.confidentiality<=p.confidentiality AND v.labels & ~p.labels & ~{VERIFYING} = 0 "
             "AND (p.low_ms IS NULL OR (v.low_ms>=p.low_ms AND v.high_ms<=p.high_ms)))",
             (*grantees, *common.parameters))
 

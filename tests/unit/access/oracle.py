@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.access.facts import ResourceFacts
 from gateway.access.grant import Grant
@@ -22,8 +23,16 @@ def may_read(letter: str, version: ResourceFacts, grant: Grant, provisions: Sequ
     feed = grant.client_kind == "feed" and grant.user is None and version.author_client == grant.client_id
     about_nobody = not version.home_patients and version.type in role.reads and unlabelled
     duty = grant.user is not None and any(
-        version.type in d.types and letter in d.letters and d.purpose == grant.purpose
-        and version.confidentiality <= d.confidentiality and version.labels & ~d.labels == 0 for d in role.duties)
+        (version.type in d.types or "*" in d.types) and letter in d.letters and d.purpose == grant.purpose
+        and version.confidentiality <= d.confidentiality and version.labels & ~d.labels & (
+            2**59 - 1 if d.marks else -1) == 0
+        and (not d.marks or version.labels & d.marks) for d in role.duties)
+    if version.labels & (3 << 61):  # not verified yet, or rejected: no data for anyone but who wrote it
+        author = (version.author_user == grant.user if grant.user is not None
+                  else (version.author_client, version.author_user) == (grant.client_id, None))
+        if not author:
+            return feed or duty
+    version = replace(version, labels=version.labels & ~(7 << 60))
     patients = bool(version.home_patients) and all(
         one_patient(patient, version, grant, [p for p in provisions if p.patient == patient], now_ms, fresh)
         for patient in version.home_patients)
@@ -64,7 +73,7 @@ def one_patient(patient: str, version: ResourceFacts, grant: Grant, theirs: Sequ
         return True
     return (role.name == "clinician" and grant.client_kind == "app" and grant.purpose in ("BTG", "ETREAT")
             and (grant.break_glass_reason or "").strip() != "" and grant.patient == patient and not private
-            and version.labels & 1 == 0 and not any(p.purposes is not None for p in denies))
+            and version.labels & (1 | 1 << 59) == 0 and not any(p.purposes is not None for p in denies))
 
 
 def concerns(p: Provision, version: ResourceFacts, grant: Grant, now_ms: int) -> bool:

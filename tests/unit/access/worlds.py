@@ -27,6 +27,7 @@ PURPOSES = ("TREAT", "HRESCH", "BTG", "ETREAT", "HOPERAT", "PATRQT")
 TOKENS = ("http://loinc.org|1", "http://loinc.org|2", "|x")
 CRITERIA = (("code", "1"), ("status", "final"))
 MASKS = (0, 0, 0, 0, 1 << 5, 1 << 15, (1 << 5) | (1 << 15))
+MARKED = (1 << 59, 1 << 60, 1 << 61, 1 << 62, (1 << 59) | (1 << 62))
 HOLDERS = (
     ("feed", None, "system", "system"), ("backend", None, "system", "system"),
     ("app", "Practitioner/1", "clinician", "user"), ("app", "Practitioner/1", "clinician", "user"),
@@ -74,7 +75,7 @@ class World(Random):
             home_patients=(f"Patient/{id_}",) if type_ == "Patient" else () if nobody else homes,
             author_client=self.choice(("feed", "other", "app")),
             author_user=self.choice((None, "Practitioner/1", "Patient/1", "RelatedPerson/1")),
-            confidentiality=self.often(3, 0, 4, 5), labels=self.often(0, 1, *MASKS),
+            confidentiality=self.often(3, 0, 4, 5), labels=self.often(0, 1, *MASKS) | self.often(0, 0, *MARKED),
             period=self.range() if self.random() < 0.6 else None, categories=self.some(TOKENS))
 
     def grant(self) -> Grant:
