@@ -43,21 +43,40 @@ class Smart:
     secrets: Secrets
 
     @property
-    def _origin(self) -> str:
+    def issuer(self) -> str:
+        """Who issues tokens here: ``iss`` of id_tokens and of RFC 9207, and what discovery is found below."""
         return self.settings.base_url.removesuffix("/fhir")
+
+    @property
+    def authorize_url(self) -> str:
+        return f"{self.issuer}/oauth/authorize"
 
     @property
     def token_url(self) -> str:
         """What an assertion must name as its audience."""
-        return f"{self._origin}/oauth/token"
+        return f"{self.issuer}/oauth/token"
 
     @property
     def revocation_url(self) -> str:
-        return f"{self._origin}/oauth/revoke"
+        return f"{self.issuer}/oauth/revoke"
 
     @property
     def introspection_url(self) -> str:
-        return f"{self._origin}/oauth/introspect"
+        return f"{self.issuer}/oauth/introspect"
+
+    @property
+    def userinfo_url(self) -> str:
+        return f"{self.issuer}/oauth/userinfo"
+
+    @property
+    def keys_url(self) -> str:
+        """Where the keys are that id_tokens are signed with."""
+        return f"{self.issuer}/oauth/jwks"
+
+    @property
+    def style_url(self) -> str:
+        """SMART's ``smart_style_url``: the colours and measures an app may take on."""
+        return f"{self.issuer}/oauth/style.json"
 
     def audit_grant(self, connection: apsw.Connection, interaction: str, grant: Grant, now_ms: int) -> None:
         """One row about a token: to its patient's audit where it has one."""

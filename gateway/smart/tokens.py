@@ -16,7 +16,7 @@ from typing import Any, Final
 import apsw
 
 from gateway.access.grant import ClientKind, Grant
-from gateway.access.scopes import ScopeSet, parse
+from gateway.access.scopes import ResourceScope, ScopeSet, parse
 from gateway.errors import Unauthenticated
 from gateway.store import journal
 
@@ -79,17 +79,21 @@ class TokenStore:
     def issue(self, connection: apsw.Connection, *, client_id: str, client_kind: ClientKind, user: str | None,
               role: str, scopes: ScopeSet, patient: str | None, purpose: str, grantees: Sequence[str], now_ms: int,
               expires_ms: int, break_glass_reason: str | None = None, operator: bool = False,
-              secret: Secret | None = None) -> tuple[Secret, Grant]:
-        """Store a new token inside the open transaction; the secret is told here and never again."""
+              secret: Secret | None = None, authorization: str | None = None,
+              told: str | None = None) -> tuple[Secret, Grant]:
+        """Store a new token inside the open transaction; the secret is told here and never again.
+
+        ``authorization``: the one it hangs on; ``told``: the scope in the words the client was told.
+        """
         secret = secret or new_secret()
         grant = Grant(token_id=secrets.token_hex(16), client_id=client_id, client_kind=client_kind, user=user,
                       role=role, scopes=scopes, patient=patient, purpose=purpose, grantees=tuple(grantees),
                       expires_ms=expires_ms, break_glass_reason=break_glass_reason, minted_by_operator=operator)
         connection.execute(
             "INSERT INTO token (hash,id,client,client_kind,user,role,scope,patient,purpose,grantees,reason,operator,"
-            "issued_ms,expires_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "issued_ms,expires_ms,authorization,told) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (self.hash(secret), grant.token_id, client_id, client_kind, user, role, str(scopes), patient, purpose,
-             " ".join(grant.grantees), break_glass_reason, int(operator), now_ms, expires_ms))
+             " ".join(grant.grantees), break_glass_reason, int(operator), now_ms, expires_ms, authorization, told))
         return secret, grant
 
     def lookup(self, connection: apsw.Connection, secret: str, now_ms: int) -> tuple[Grant, int]:
@@ -140,8 +144,14 @@ class TokenStore:
 
 
 def revoke_user(connection: apsw.Connection, fhir_user: str, now_ms: int) -> bool:
-    """Revoke every token of a person; whether there was one."""
+    """Revoke every token of a person, and what they let apps do; whether there was a token."""
+    connection.execute("UPDATE authorization SET revoked_ms=? WHERE user=? AND revoked_ms IS NULL", (now_ms, fhir_user))
     return _revoke(connection, "user=?", fhir_user, now_ms)
+
+
+def revoke_of_authorization(connection: apsw.Connection, authorization: str, now_ms: int) -> bool:
+    """Revoke every token that hangs on an authorization; whether there was one."""
+    return _revoke(connection, "authorization=?", authorization, now_ms)
 
 
 def sweep(connection: apsw.Connection, now_ms: int) -> int:
@@ -187,9 +197,21 @@ def _refuse_expired(facts: tuple[Any, ...], now_ms: int) -> None:
 
 def _built(facts: tuple[Any, ...]) -> Grant:
     (token, client, kind, user, role, scope, patient, purpose, grantees, expires_ms, reason, operator) = facts
-    return Grant(token_id=token, client_id=client, client_kind=kind, user=user, role=role, scopes=parse(scope),
-                 patient=patient, purpose=purpose, grantees=tuple(grantees.split()), expires_ms=expires_ms,
-                 break_glass_reason=reason, minted_by_operator=bool(operator))
+    return Grant(token_id=token, client_id=client, client_kind=kind, user=user, role=role,
+                 scopes=_with_oneself(parse(scope), user), patient=patient, purpose=purpose,
+                 grantees=tuple(grantees.split()), expires_ms=expires_ms, break_glass_reason=reason,
+                 minted_by_operator=bool(operator))
+
+
+def _with_oneself(scopes: ScopeSet, user: str | None) -> ScopeSet:
+    """``fhirUser`` tells an app who signed in, by a reference it may follow: it reads that one resource and no other.
+
+    https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scopes-for-requesting-identity-data
+    """
+    if user is None or "fhirUser" not in scopes.others:
+        return scopes
+    type_, _, id_ = user.partition("/")
+    return ScopeSet((*scopes.resources, ResourceScope("user", type_, "r", (("_id", id_),))), scopes.others)
 
 
 def _refused(reason: str, token: str | None = None) -> Unauthenticated:
