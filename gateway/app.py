@@ -44,6 +44,7 @@ from gateway.records.jobs import Authority
 from gateway.records.node import Node, TypeRules
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
+from gateway.smart.failures import Failures, sweep_failures
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.launches import sweep_launches
 from gateway.smart.tokens import bearer, sweep
@@ -200,11 +201,11 @@ def authority(node: Node, smart: Smart) -> Authority:
 def build_app(settings: Settings) -> ASGIApp:
     """The ASGI application of one worker."""
     from fastapi import FastAPI
-    from starlette.routing import Mount
 
     from gateway.web import health, launches
     from gateway.web import smart as smart_web
     from gateway.web.fhir import FhirDoor
+    from gateway.web.doors import Doors
     from gateway.web.portal.pages import static_router
 
     ring = open_ring(settings)
@@ -232,17 +233,8 @@ def build_app(settings: Settings) -> ASGIApp:
         return fhir_response(error)
 
     door = FhirDoor(node, authenticator(node, smart), token_url=smart.token_url)
-    app.router.routes.append(Mount("/fhir", app=door))
-
-    async def front(scope: Any, receive: Any, send: Any) -> None:  # Any: ASGI's own loose types
-        # The FHIR door is the hot path: it is entered before any routing.
-        path = scope["path"] if scope["type"] == "http" else ""
-        if path == "/fhir" or (path.startswith("/fhir/") and ".well-known" not in path):
-            await door({**scope, "root_path": "/fhir"}, receive, send)
-        else:
-            await app(scope, receive, send)
-
-    return front
+    app.state.limits = door.limits
+    return Doors(fhir=door, others=app, limits=door.limits, failures=Failures(smart), settings=settings)
 
 
 class JsonLines(logging.Formatter):
@@ -287,6 +279,8 @@ def run_worker(settings: Settings, descriptor: int) -> None:
     # A thread that comes back from an fsync waits for the loop's thread this long at most, by default 5 ms.
     sys.setswitchinterval(0.0005)
     # Given as a socket, not as a descriptor: uvicorn takes a bare descriptor for a unix socket and leaves Nagle's
+    from gateway.web.connection import bounded
+
     # algorithm on, which holds every small answer back by 40 ms.
     listener = socket.socket(fileno=descriptor)
     app = build_app(settings)
@@ -294,8 +288,8 @@ def run_worker(settings: Settings, descriptor: int) -> None:
     gc.collect()
     gc.freeze()
     server = uvicorn.Server(uvicorn.Config(
-        app, loop="uvloop", http="httptools", log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=10, lifespan="off"))
+        app, loop="uvloop", http=bounded(settings), ws="none", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=10, lifespan="off"))
     server.run(sockets=[listener])
 
 

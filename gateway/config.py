@@ -102,6 +102,10 @@ def _paths(text: str) -> tuple[Path, ...]:
     return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
 def _profiles(text: str) -> tuple[tuple[str, str], ...]:
     found = []
     for part in text.split(","):
@@ -116,6 +120,9 @@ def _profiles(text: str) -> tuple[tuple[str, str], ...]:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table: environment name, default text, parser and meaning."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
     name: str
     default: str
@@ -170,6 +177,24 @@ SETTINGS: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
+    Setting("client_requests_per_s", "2000", _natural, "requests a second of one client, all its users together; here "
+            "and below: counted by each worker, ten seconds' worth at once, an entry of a Bundle as one, 0: no limit"),
+    Setting("account_requests_per_s", "200", _natural, "requests a second of one person"),
+    Setting("address_requests_per_s", "100", _natural, "requests a second of one address without a token"),
+    Setting("address_failures", "300", _natural, "failed sign-ins and token requests of one address within five "
+            "minutes, counted by all workers together, before it has to wait; 0: no limit"),
+    Setting("trusted_proxies", "", _networks, "addresses or networks whose X-Forwarded-For is believed, by commas"),
+    Setting("max_connections", "1000", _positive, "open connections of one worker; more are answered 503"),
+    Setting("slow_timeout_s", "10", _positive, "time for a request's head; and the time in which a body's sender and "
+            "an answer's reader must move `slow_bytes_per_s` on average, or are cut off"),
+    Setting("slow_bytes_per_s", "1024", _positive, "see `slow_timeout_s`"),
+    Setting("read_timeout_s", "120", _positive, "longest work for one GET; 503 beyond"),
+    Setting("notice_window_s", "900", _positive,
+            "refusals of one requester and patient within so long are told as one, and their number when it is over"),
+    Setting("notice_webhook", "", str, "URL that is told that there is a notice for the head, never whose; its host is "
+            "one of `subscription_hosts`"),
+    Setting("verified_types", "", _types_or_none, "types whose records by patients and foreign systems are no data "
+            "before the head verified them, by commas; others are marked unverified"),
     """All settings; see ``SETTINGS`` for meaning and units."""
 
     host: str
@@ -216,6 +241,18 @@ class Settings:
         return self.data_dir / "store" / "gateway.db"
 
     @property
+    client_requests_per_s: int
+    account_requests_per_s: int
+    address_requests_per_s: int
+    address_failures: int
+    trusted_proxies: tuple[Network, ...]
+    max_connections: int
+    slow_timeout_s: int
+    slow_bytes_per_s: int
+    read_timeout_s: int
+    notice_window_s: int
+    notice_webhook: str
+    verified_types: tuple[str, ...]
     def spool_dir(self) -> Path:
         return self.data_dir / "store" / "spool"
 

@@ -30,6 +30,7 @@ Owns every exception the rooms raise on purpose; refuses HTTP status codes (``we
     ├── Unavailable             a part that should answer does not
     │   ├── ChainUnavailable
     │   ├── BlobUnavailable
+    │   ├── TookTooLong
     │   └── StoreBusy
     ├── ChainReverted           a contract refused; carries the error name and arguments
     ├── TransactionRefused      the node will not take a transaction; carries the reason
@@ -162,7 +163,11 @@ class Forbidden(GatewayError):
 
 
 class Throttled(GatewayError):
-    """Too much of one caller's waits or runs already."""
+    """Too much of one caller's waits or runs already, or was asked too fast; ``retry_s``: when to ask again."""
+
+    def __init__(self, message: str, *, retry_s: float = 30.0) -> None:
+        self.retry_s = retry_s
+        super().__init__(message)
 
 
 class OAuthError(GatewayError):
@@ -200,6 +205,10 @@ class ChainUnavailable(Unavailable):
 
 class BlobUnavailable(Unavailable):
     """The block store does not answer, or does not hold the block."""
+
+
+class TookTooLong(Unavailable):
+    """The work for a request was ended at its time limit."""
 
 
 class StoreBusy(Unavailable):

@@ -21,7 +21,7 @@ from gateway.web.formats import THREAD_BYTES
 _TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(;[ -:<-~]{1,128})*", re.ASCII)
 _INLINE = frozenset({"application/pdf", "image/gif", "image/jpeg", "image/png", "text/plain"})
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
-_SAFE = {"Content-Security-Policy": "default-src 'none'; sandbox", "Accept-Ranges": "bytes"}
+_SAFE = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox", "Accept-Ranges": "bytes"}
 
 
 async def from_content(content: bytes, headers: Mapping[str, str], id_: str | None) -> Resource:

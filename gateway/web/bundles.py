@@ -27,6 +27,9 @@ async def process(door: Door, ask: Ask) -> Answer:
     if bundle["resourceType"] != "Bundle":
         raise Malformed("POST to the base takes a Bundle", code="invalid", expression="resourceType")
     envelope = without_resources(bundle)
+    entries = bundle.get("entry")
+    if isinstance(entries, list):
+        door.limits.entries(ask.caller.grant, len(entries))
     await aside.done(aside.large(envelope), lambda: door.node.validator.require(envelope, expected_type="Bundle"))
 
     async def entry(caller: Caller, place: int, raw: Any) -> Answer:  # Any: entry_request looks into it

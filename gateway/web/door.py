@@ -13,6 +13,7 @@ from gateway.records.node import Node
 from gateway.records.write import Written
 from gateway.web import asynchronous
 from gateway.web.ask import Ask
+from gateway.web.limits import Limits
 from gateway.web.preferences import as_preferred, unless_known
 from gateway.web.routes import Route, Routes
 
@@ -26,6 +27,7 @@ class Door:
     node: Node
     routes: Routes
     capability: bytes
+    limits: Limits
 
     @property
     def base(self) -> str:

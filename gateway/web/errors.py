@@ -7,6 +7,7 @@ know: an id is all (invariant 12). https://hl7.org/fhir/R4/operationoutcome.html
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Mapping
 
@@ -40,6 +41,7 @@ _STATUS: tuple[tuple[type[GatewayError], int, str], ...] = (
     (errors.Throttled, 429, "throttled"),
     (errors.OAuthError, 400, "invalid"),
     (errors.IntegrityBroken, 500, "exception"),
+    (errors.TookTooLong, 503, "timeout"),
     (errors.Unavailable, 503, "transient"),
 )
 
@@ -61,7 +63,7 @@ def rendered(error: BaseException) -> tuple[int, tuple[Issue, ...], Mapping[str,
             if isinstance(error, errors.Unavailable):
                 headers["Retry-After"] = "2"
             if isinstance(error, errors.Throttled):
-                headers["Retry-After"] = "30"
+                headers["Retry-After"] = str(math.ceil(error.retry_s))
             if isinstance(error, errors.IntegrityBroken):
                 LOG.error("integrity broken", extra={"kind": type(error).__name__}, exc_info=error)
             return status, (Issue("error", code, str(error), error.expression),), headers

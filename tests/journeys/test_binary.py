@@ -131,7 +131,7 @@ def test_head_and_conditions_hold_for_content(hospital: Hospital) -> None:
 def test_only_what_runs_nothing_is_shown_inline(hospital: Hospital, kind: str, shown: str) -> None:
     answer = hospital.feed.get(stored(hospital, b"<script>1</script>", kind))
     assert answer.headers["content-disposition"].partition(";")[0] == shown
-    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'; sandbox"
 
 
 def test_a_stored_type_cannot_write_headers(hospital: Hospital) -> None:
