@@ -70,6 +70,10 @@ def _types_or_flag(text: str) -> str:
     return ",".join(names)
 
 
+def _types_or_none(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[A-Za-z]+", text))
+
+
 def origin_of(url: str) -> str:
     """``scheme://host:port`` of an http or https URL, lower case, addresses in their one form. Raises ValueError."""
     parts = urlsplit(url)
@@ -98,12 +102,12 @@ def _origins(text: str) -> tuple[str, ...]:
     return found
 
 
-def _paths(text: str) -> tuple[Path, ...]:
-    return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
-
-
 def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _profiles(text: str) -> tuple[tuple[str, str], ...]:
@@ -117,12 +121,12 @@ def _profiles(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One row of the settings table: environment name, default text, parser and meaning."""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
     name: str
     default: str
@@ -156,6 +160,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("subscription_hosts", "", _hosts,
             "hosts notifications may go to, `host`, `host:port` or `http://host` by commas; none when empty"),
     Setting("token_ttl_s", "300", _positive, "life of a client_credentials token, at most 300"),
+    Setting("registration", "queue", str,
+            "`queue`: clients may register themselves and wait for `gateway client approve`; `closed`"),
     Setting("chain_rpc", "", str, "JSON-RPC URL of the hospitals' chain; the embedded chain when empty"),
     Setting("chain_id", "0", _natural, "chain id expected of `chain_rpc`; required with it"),
     Setting("chain_port", "0", _port_or_none, "loopback port of the embedded chain; chosen at first start when 0"),
@@ -171,12 +177,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ipfs_timeout_s", "30", _positive, "time limit of one call to Kubo"),
     Setting("packages", "", _paths, "FHIR packages to take profiles from: `.tgz` files or unpacked folders, by commas"),
     Setting("required_profiles", "", _profiles, "profiles each resource of a type must have: `Type=URL`, by commas"),
-    Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
     Setting("client_requests_per_s", "2000", _natural, "requests a second of one client, all its users together; here "
             "and below: counted by each worker, ten seconds' worth at once, an entry of a Bundle as one, 0: no limit"),
     Setting("account_requests_per_s", "200", _natural, "requests a second of one person"),
@@ -195,6 +195,12 @@ class Settings:
             "one of `subscription_hosts`"),
     Setting("verified_types", "", _types_or_none, "types whose records by patients and foreign systems are no data "
             "before the head verified them, by commas; others are marked unverified"),
+    Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """All settings; see ``SETTINGS`` for meaning and units."""
 
     host: str
@@ -219,6 +225,7 @@ class Settings:
     import_sources: tuple[str, ...]
     subscription_hosts: tuple[str, ...]
     token_ttl_s: int
+    registration: str
     chain_rpc: str
     chain_id: int
     chain_port: int
@@ -234,13 +241,6 @@ class Settings:
     ipfs_timeout_s: int
     packages: tuple[Path, ...]
     required_profiles: tuple[tuple[str, str], ...]
-    log_level: str
-
-    @property
-    def database_path(self) -> Path:
-        return self.data_dir / "store" / "gateway.db"
-
-    @property
     client_requests_per_s: int
     account_requests_per_s: int
     address_requests_per_s: int
@@ -253,6 +253,13 @@ class Settings:
     notice_window_s: int
     notice_webhook: str
     verified_types: tuple[str, ...]
+    log_level: str
+
+    @property
+    def database_path(self) -> Path:
+        return self.data_dir / "store" / "gateway.db"
+
+    @property
     def spool_dir(self) -> Path:
         return self.data_dir / "store" / "spool"
 
@@ -323,7 +330,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     values["chain_operator_key_file"] = Path(operator) if operator else values["keys_dir"] / "operator.key"
     values["base_url"] = values["base_url"].rstrip("/") or f"http://{values['host']}:{values['port']}/fhir"
     choices = {"handling": {"strict", "lenient"}, "conditional_delete": {"single", "multiple"},
-               "text_search": {"off", "text", "content"},
+               "text_search": {"off", "text", "content"}, "registration": {"closed", "queue"},
                "log_level": {"debug", "info", "warning", "error"}}
     for name, allowed in choices.items():
         if values[name] not in allowed:
