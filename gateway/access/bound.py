@@ -17,7 +17,7 @@ from typing import Literal
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
 from gateway.access.marks import MARKS, NOTICE, VERIFYING, WITHHELD
-from gateway.access.provision import Asked, Failure, Provision, Success
+from gateway.access.provision import Asked, Failure, Provision, Success, forbidden
 from gateway.access.roles import NORMAL, UNKNOWN_LABEL, Policy, Role, policy
 from gateway.access.scopes import Criterion
 
@@ -117,13 +117,14 @@ class EveryPatient:
       matched, p.purposes IS NOT NULL)``
 
     permit(h) = ``p.patient = h AND p.permit AND p.state = 'final' AND p.grantee IN grantees AND`` valid at ``now_ms AND
-    (p.purposes IS NULL OR purpose in it) AND (p.types IS NULL OR type in it) AND (no categories OR any shared) AND
-    v.confidentiality <= p.confidentiality AND v.labels & ~p.labels & ~VERIFYING = 0 AND (p.low_ms IS NULL OR
-    v.low_ms >= p.low_ms AND v.high_ms <= p.high_ms)`` (an undated v fails).
+    (p.purposes IS NULL OR purpose in it) AND (p.types IS NULL OR type in it) AND (no categories OR any shared) AND (no
+    data OR v named by it) AND v.confidentiality <= p.confidentiality AND v.labels & ~p.labels & ~VERIFYING = 0 AND
+    (p.low_ms IS NULL OR v.low_ms >= p.low_ms AND v.high_ms <= p.high_ms)`` (an undated v fails).
 
-    deny(h) = ``p.patient = h AND NOT p.permit AND p.state <> 'revoked' AND`` grantee, validity, purpose, type, category
-    as above ``AND (v.confidentiality >= p.confidentiality OR v.labels & p.labels <> 0) AND (p.low_ms IS NULL OR
-    v.low_ms IS NULL OR v.low_ms < p.high_ms AND v.high_ms > p.low_ms)``.
+    deny(h) = ``p.patient = h AND NOT p.permit AND p.state <> 'revoked' AND`` grantee, validity, purpose, type,
+    category, data as above ``AND (v.confidentiality >= p.confidentiality OR v.labels & p.labels <> 0) AND (p.low_ms
+    IS NULL OR v.low_ms IS NULL OR v.low_ms < p.high_ms AND v.high_ms > p.low_ms)``, and, with ``grants``, not lifted:
+    ``p.exception OR NOT EXISTS permit(h) e WHERE e.exception AND e.consent = p.consent``.
     """
 
     own_patient: str | None
@@ -161,24 +162,20 @@ class EveryPatient:
 
     def _door(self, patient: str, facts: ResourceFacts, provisions: Sequence[Provision]) -> Admitted | None:
         if patient == self.own_patient and not facts.labels & self.hidden:
-            named = [p for p in provisions if p.grantee is not None and not p.permit]
-            if not named or not self._forbidden(named, facts):
+            named = [p for p in provisions if p.grantee is not None]
+            if not named or not forbidden(named, self._asked(facts, self.own_grantees), lifting=self.grants):
                 return Admitted("self")
         if not provisions and patient != self.emergency_patient:
             return None
         asked = self._asked(facts, self.grantees)
         if self.grants:
             permits = tuple(p.id for p in provisions if isinstance(p.covers(asked), Success))
-            if permits and not any(p.forbids(asked) for p in provisions):
+            if permits and not forbidden(provisions, asked, lifting=True):
                 return Admitted("grant", permits)
-        if patient == self.emergency_patient and not facts.labels & (UNKNOWN_LABEL | NOTICE) and not any(
-                p.purposes is not None and p.forbids(asked) for p in provisions):
+        if patient == self.emergency_patient and not facts.labels & (UNKNOWN_LABEL | NOTICE) and not forbidden(
+                [p for p in provisions if p.permit or p.purposes is not None], asked, lifting=self.grants):
             return Admitted("break-glass")
         return None
-
-    def _forbidden(self, named: Sequence[Provision], facts: ResourceFacts) -> bool:
-        own = self._asked(facts, self.own_grantees)
-        return any(p.forbids(own) for p in named)
 
     def reason(self, facts: ResourceFacts, provisions: Sequence[Provision]) -> str:
         """Why no door opened, in one sentence for the audit."""
@@ -190,7 +187,7 @@ class EveryPatient:
             theirs = [p for p in provisions if p.patient == patient]
             if self._door(patient, facts, theirs) is not None:
                 continue
-            if any(p.forbids(asked) for p in theirs):
+            if forbidden(theirs, asked, lifting=self.grants):
                 return "a patient forbids it"
             named = [p for p in theirs if p.permit and p.grantee in self.grantees and p.state != "revoked"]
             if not named:

@@ -2,7 +2,10 @@
 
 Owns reading ``Consent.provision`` (a root rule and one level of exceptions) and who may move ``status`` where;
 refuses, with the place, every part that this gateway would store but not enforce: a patient must not be told that
-something is forbidden which is not. https://hl7.org/fhir/R4/consent.html, IHE PCF.
+something is forbidden which is not. https://hl7.org/fhir/R4/consent.html, https://profiles.ihe.net/ITI/PCF
+
+An exception says what it says, and for the rest what its root says. A deny inside a permit is a deny; a permit inside
+a permit adds to it; a permit inside a deny lifts that deny, where it certainly covers what is asked.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from gateway.access.facts import ABOUT, AUTHOR, UNTOLD
 from gateway.access.labels import label_of
 from gateway.access.period import MAX_MS, MIN_MS, Range, period_range
 from gateway.access.provision import (
@@ -42,8 +46,12 @@ _SCOPES = ("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privac
 _REFERENCE = re.compile(
     r"((?:Practitioner|Organization|Device|RelatedPerson|Patient)/[A-Za-z0-9\-.]{1,64})(?:/_history/.+)?")
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
+_RECORD = re.compile(r"([A-Z][A-Za-z]+)/[A-Za-z0-9\-.]{1,64}")
+_AUTHORS = frozenset({"Practitioner", "PractitionerRole", "Organization", "CareTeam", "Device", "Patient",
+                      "RelatedPerson"})
+_CARE = frozenset({"Encounter", "EpisodeOfCare", "CarePlan"})
 _KNOWN = frozenset({"type", "period", "actor", "action", "securityLabel", "purpose", "class", "code", "dataPeriod",
-                    "provision", "id", "extension"})
+                    "data", "provision", "id", "extension"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +73,18 @@ class _Rule:
     types: frozenset[str] | None
     categories: frozenset[str] | None
     rank: int | None
-    labels: int
+    labels: int | None
     purposes: frozenset[str] | None
     data_period: Range | None
+    data: frozenset[str] | None
     validity: Range | None
-    writes: bool
+    writes: bool | None
 
 
 def provisions_of(consent: Mapping[str, Any], *, custodian: str | None, base: str | None = None,
                   types: Container[str] | None = None, state: State = "pending",
                   grant_id: bytes = b"") -> tuple[Provision, ...]:
-    """The flat provisions of a Consent: one per grantee of the root rule, then those of its deny exceptions.
+    """The flat provisions of a Consent: one per grantee of the root rule, then those of its exceptions.
 
     ``custodian`` is this hospital's ``Organization/id`` or None, ``base`` its FHIR base URL, ``types`` the resource
     types served. Raises Unprocessable with every part that cannot be enforced.
@@ -99,12 +108,17 @@ def provisions_of(consent: Mapping[str, Any], *, custodian: str | None, base: st
     exceptions = []
     for number, inner in _items(element.get("provision"), f"{place}.provision", issues):
         at = f"{place}.provision[{number}]"
-        if inner.get("type") != "deny" or not root.permit:
-            issues.append(_issue("only a deny inside a permit is enforced; write a Consent of its own", f"{at}.type"))
+        if inner.get("type") not in ("permit", "deny"):
+            issues.append(_issue("an exception says permit or deny", f"{at}.type"))
             continue
         if "provision" in inner:
             issues.append(_issue("exceptions of exceptions are not enforced", f"{at}.provision"))
-        exceptions.append(_rule(inner, at, around, issues, permit=False))
+        if not inner.keys() - {"type", "id", "extension"}:
+            issues.append(_issue("an exception says to what", at))
+        exception = _within(_rule(inner, at, around, issues, permit=inner["type"] == "permit"), root, at, issues)
+        if exception.permit and not exception.grantees and "actor" not in inner:
+            issues.append(_issue("a permit names who may: a recipient (PRCP or IRCP)", f"{at}.actor"))
+        exceptions.append(exception)
     if root.permit and not root.grantees:
         issues.append(_issue("a permit names who may: a recipient (PRCP or IRCP)", f"{place}.actor"))
     if issues:
@@ -118,7 +132,7 @@ def _root_permits(consent: Mapping[str, Any], root: Mapping[str, Any], issues: l
     if stated in ("permit", "deny"):
         return bool(stated == "permit")
     base = {code for _, code in _pairs(consent.get("policyRule"))}
-    if stated is not None or base - {"OPTOUT"}:
+    if stated is not None or base != {"OPTOUT"}:
         issues.append(_issue("state permit or deny: with this policyRule either could be meant",
                              "Consent.provision.type"))
     return True
@@ -135,8 +149,30 @@ def _rule(element: Mapping[str, Any], at: str, around: _Surroundings, issues: li
         categories=_categories(element.get("code"), f"{at}.code", issues), rank=rank, labels=labels,
         purposes=_purposes(element.get("purpose"), f"{at}.purpose", issues),
         data_period=_period(element.get("dataPeriod"), f"{at}.dataPeriod", issues),
+        data=_data(element.get("data"), f"{at}.data", around, issues, permit=permit),
         validity=_period(element.get("period"), f"{at}.period", issues),
         writes=_writes(element.get("action"), f"{at}.action", issues, permit=permit))
+
+
+def _within(inner: _Rule, root: _Rule, at: str, issues: list[Issue]) -> _Rule:
+    """An exception with what it leaves to its root. What both speak of is the exception's to say, but not the time:
+    a permit inside a rule that is over permits nothing."""
+    validity = inner.validity or root.validity
+    if inner.permit and inner.validity is not None and root.validity is not None:
+        validity = max(inner.validity[0], root.validity[0]), min(inner.validity[1], root.validity[1])
+        if validity[0] >= validity[1]:
+            issues.append(_issue("lies outside the period it is an exception to", f"{at}.period"))
+    rank, labels, writes = inner.rank, inner.labels, inner.writes
+    if inner.permit and root.permit:
+        rank = root.rank if rank is None else rank
+        labels = root.labels if labels is None else labels
+        writes = root.writes if writes is None else writes
+    return replace(
+        inner, grantees=inner.grantees or root.grantees, rank=rank, labels=labels, writes=writes, validity=validity,
+        types=root.types if inner.types is None else inner.types,
+        categories=root.categories if inner.categories is None else inner.categories,
+        purposes=root.purposes if inner.purposes is None else inner.purposes,
+        data_period=inner.data_period or root.data_period, data=root.data if inner.data is None else inner.data)
 
 
 def _grantees(actors: Any, at: str, around: _Surroundings, issues: list[Issue]) -> tuple[str, ...]:
@@ -184,7 +220,32 @@ def _categories(concepts: Any, at: str, issues: list[Issue]) -> frozenset[str] |
     return frozenset(found) if concepts else None
 
 
-def _labels(codings: Any, at: str, issues: list[Issue], *, permit: bool) -> tuple[int | None, int]:
+def _data(items: Any, at: str, around: _Surroundings, issues: list[Issue], *, permit: bool) -> frozenset[str] | None:
+    """R4 consent-data-meaning. ``related`` is read as IHE PCF profiles it: a piece of care and what refers to it, which
+    R4 itself calls ``dependents``; what a record refers to is no property of that record, and is not enforced."""
+    found: set[str] = set()
+    for number, item in _items(items, at, issues):
+        meaning, reference = item.get("meaning"), item.get("reference")
+        text = reference.get("reference") if isinstance(reference, dict) else None
+        match = _RECORD.fullmatch(_relative(text, around.base)) if isinstance(text, str) else None
+        if item.keys() - {"meaning", "reference", "id"}:
+            issues.append(_issue("is more than a meaning and a reference", f"{at}[{number}]"))
+        elif match is None or (around.types is not None and match[1] not in around.types):
+            issues.append(_issue("names no record of this server, without a version", f"{at}[{number}].reference"))
+        elif meaning == "instance":
+            found.add(match[0])
+        elif meaning in ("related", "dependents") and match[1] in _CARE:
+            found |= {match[0], ABOUT + match[0]} | (set() if permit else {ABOUT + UNTOLD})
+        elif meaning == "authoredby" and match[1] in _AUTHORS:
+            found |= {AUTHOR + match[0]} | (set() if permit else {AUTHOR + UNTOLD})
+        else:
+            issues.append(_issue("only a record itself (instance), what refers to an Encounter, EpisodeOfCare or "
+                                 "CarePlan (related, dependents), or what somebody authored (authoredby) is enforced",
+                                 f"{at}[{number}].meaning"))
+    return frozenset(found) if items is not None else None
+
+
+def _labels(codings: Any, at: str, issues: list[Issue], *, permit: bool) -> tuple[int | None, int | None]:
     ranks, mask = [], 0
     for number, coding in _items(codings, at, issues):
         rank, bits = label_of(coding, policy().labels)
@@ -194,7 +255,7 @@ def _labels(codings: Any, at: str, issues: list[Issue], *, permit: bool) -> tupl
             ranks.append(rank)
         mask |= bits
     if permit:
-        return (max(ranks) if ranks else NORMAL), mask
+        return (max(ranks) if ranks else None), (mask if codings else None)
     if ranks:
         return min(ranks), mask
     return (DENY_NO_RANK if codings else DENY_ANY_LABEL), mask
@@ -227,7 +288,7 @@ def _period(period: Any, at: str, issues: list[Issue]) -> Range | None:
         return None
 
 
-def _writes(actions: Any, at: str, issues: list[Issue], *, permit: bool) -> bool:
+def _writes(actions: Any, at: str, issues: list[Issue], *, permit: bool) -> bool | None:
     named: set[str] = set()
     for number, concept in _items(actions, at, issues):
         codes = {code for system, code in _pairs(concept) if system == _ACTIONS}
@@ -236,32 +297,25 @@ def _writes(actions: Any, at: str, issues: list[Issue], *, permit: bool) -> bool
         named |= codes
     if actions and not named & _READING:
         issues.append(_issue("reading is what is permitted or denied: name access, use or disclose", at))
-    return not permit or not actions or bool(named & _WRITING)
+    return (bool(named & _WRITING) if actions else None) if permit else True
 
 
 def _flatten(consent_id: str, around: _Surroundings, root: _Rule, exceptions: list[_Rule]) -> Iterator[Provision]:
-    low, high = root.validity or (MIN_MS, MAX_MS)
     number = 0
-    for grantee in root.grantees or (None,):
-        yield _provision(f"{consent_id}/{number}", around, root, grantee, (low, high))
-        number += 1
-    for inner in exceptions:
-        whole = replace(
-            inner, types=inner.types if inner.types is not None else root.types,
-            categories=inner.categories if inner.categories is not None else root.categories,
-            purposes=inner.purposes if inner.purposes is not None else root.purposes,
-            data_period=inner.data_period or root.data_period)
-        for grantee in inner.grantees or root.grantees:
-            yield _provision(f"{consent_id}/{number}", around, whole, grantee, inner.validity or (low, high))
+    for rule in (root, *exceptions):
+        for grantee in rule.grantees or (None,):
+            yield _provision(f"{consent_id}/{number}", around, rule, grantee, exception=rule is not root)
             number += 1
 
 
-def _provision(id_: str, around: _Surroundings, rule: _Rule, grantee: str | None, validity: Range) -> Provision:
+def _provision(id_: str, around: _Surroundings, rule: _Rule, grantee: str | None, *, exception: bool) -> Provision:
+    low, high = rule.validity or (MIN_MS, MAX_MS)
     return Provision(
         id=id_, patient=around.patient, grantee=grantee, permit=rule.permit, types=rule.types,
-        categories=rule.categories, confidentiality=NORMAL if rule.rank is None else rule.rank, labels=rule.labels,
-        purposes=rule.purposes, data_period=rule.data_period, valid_from_ms=validity[0], valid_until_ms=validity[1],
-        writes=rule.writes, state=around.state, grant_id=around.grant_id)
+        categories=rule.categories, confidentiality=NORMAL if rule.rank is None else rule.rank,
+        labels=rule.labels or 0, purposes=rule.purposes, data_period=rule.data_period, data=rule.data,
+        valid_from_ms=low, valid_until_ms=high, writes=rule.writes is not False, state=around.state,
+        grant_id=around.grant_id, exception=exception)
 
 
 def _items(value: Any, at: str, issues: list[Issue]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -282,10 +336,13 @@ def _reference(reference: Any, base: str) -> str | None:
     text = reference.get("reference") if isinstance(reference, dict) else None
     if not isinstance(text, str):
         return None
-    if base and text.startswith(base.rstrip("/") + "/"):
-        text = text[len(base.rstrip("/")) + 1:]
-    match = _REFERENCE.fullmatch(text)
+    match = _REFERENCE.fullmatch(_relative(text, base))
     return match[1] if match else None
+
+
+def _relative(text: str, base: str) -> str:
+    prefix = base.rstrip("/") + "/"
+    return text[len(prefix):] if base and text.startswith(prefix) else text
 
 
 def _pairs(concept: Any) -> Iterator[tuple[str, str]]:

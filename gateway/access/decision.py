@@ -104,7 +104,8 @@ def decide(request: Request, grant: Grant, provisions: Sequence[Provision], now_
     if refused := _authority(request, grant, role, table):
         return refused
     found = strongest(admitted)
-    return Permit(found.basis, found.provision_ids, _tell(found.basis, grant, sides, letter))
+    return Permit(found.basis, found.provision_ids,
+                  tells(found.basis, grant, any(side.home_patients for side, _ in sides), letter))
 
 
 def _sides(request: Request) -> list[tuple[ResourceFacts, Matcher | None]]:
@@ -215,8 +216,8 @@ def _denied(grant: Grant, sides: Sequence[tuple[ResourceFacts, Matcher | None]],
     return Deny("permission", reason, notify=bool(others))
 
 
-def _tell(basis: Basis, grant: Grant, sides: Sequence[tuple[ResourceFacts, Matcher | None]], letter: str) -> bool:
-    about_a_patient = any(side.home_patients for side, _ in sides)
+def tells(basis: Basis, grant: Grant, about_a_patient: bool, letter: str) -> bool:
+    """Whether a permit is told to the patients and the privacy officer."""
     by_operator = grant.minted_by_operator and (grant.user is not None or letter in "rs")
     return basis == "break-glass" or (about_a_patient and by_operator)
 

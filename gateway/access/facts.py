@@ -1,14 +1,15 @@
 """ResourceFacts: what the decision needs to know of one version, without its body.
 
-Owns which elements give the clinical period and the category tokens; refuses to guess either: a resource
+Owns which elements give the clinical period, the category tokens and the names; refuses to guess any: a resource
 without a date has no period, and a permit for a period does not reach it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gateway.access.labels import labels_of
 from gateway.access.period import MAX_MS, MIN_MS, Range, date_range, period_range
@@ -25,13 +26,25 @@ _CATEGORIES = ("category", "code", "type", "class", "serviceCategory", "serviceT
                "vaccineCode", "medicationCodeableConcept")
 
 
+AUTHOR: Final = "author:"
+"""Before a reference: who the resource says made it, or who wrote this version here."""
+ABOUT: Final = "about:"
+"""Before a reference: the encounter, plan or episode of care the resource refers to."""
+UNTOLD: Final = "?"
+"""In place of a reference that names nobody here: contained, an identifier alone, another server's."""
+_AUTHORS = ("author", "recorder", "requester", "performer", "asserter", "assessor", "resultsInterpreter", "sender")
+_CARE = frozenset({"Encounter", "EpisodeOfCare", "CarePlan"})
+_CARE_ELEMENTS = frozenset({"encounter", "context", "episodeOfCare", "carePlan"})
+_LITERAL = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/.+)?")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceFacts:
     """One version as the decision sees it.
 
     ``home_patients``: ``("Patient/1", ...)``; ``author_*``: who wrote this version; ``confidentiality``: U = 0 ..
     V = 5; ``labels``: bits of labels.toml, 1 = unknown; ``period``: clinical ``[low_ms, high_ms)`` or None;
-    ``categories``: ``system|code`` tokens.
+    ``categories``: ``system|code`` tokens, and the names of ``names_of``, which have no bar.
     """
 
     type: str
@@ -46,14 +59,17 @@ class ResourceFacts:
 
 
 def facts_of(resource: Mapping[str, Any], home_patients: Sequence[str], *, author_client: str,
-             author_user: str | None) -> ResourceFacts:
-    """The facts of a resource whose home patients are the logical ids ``home_patients``."""
+             author_user: str | None, base: str = "") -> ResourceFacts:
+    """The facts of a resource whose home patients are the logical ids ``home_patients``; ``base``: our FHIR base."""
+    names = names_of(resource, base)
+    if author_user is not None:
+        names |= {AUTHOR + author_user}
     confidentiality, labels = labels_of(resource)
     return ResourceFacts(
         type=resource["resourceType"], id=resource.get("id", ""),
         home_patients=tuple(f"Patient/{id_}" for id_ in home_patients), author_client=author_client,
         author_user=author_user, confidentiality=confidentiality, labels=labels, period=period_of(resource),
-        categories=categories_of(resource))
+        categories=categories_of(resource) | names)
 
 
 def period_of(resource: Mapping[str, Any]) -> Range | None:
@@ -83,6 +99,48 @@ def _range(value: Any) -> Range | None:
 def categories_of(resource: Mapping[str, Any]) -> frozenset[str]:
     """``system|code`` of every coding that says what kind of thing this is (``|code`` without a system)."""
     return frozenset(token for name in _CATEGORIES for token in _tokens(resource.get(name)))
+
+
+def names_of(resource: Mapping[str, Any], base: str = "") -> frozenset[str]:
+    """``author:Practitioner/1``, ``about:Encounter/1``: whom and what a resource names as its author and its care."""
+    prefix = base.rstrip("/") + "/" if base else ""
+    found: set[str] = set()
+    for name in _AUTHORS:
+        value = resource.get(name)
+        for one in value if isinstance(value, list) else (value,):
+            if isinstance(one, dict):
+                actor = one.get("actor")
+                found.add(AUTHOR + (_literal(actor if isinstance(actor, dict) else one, prefix) or UNTOLD))
+    _care(resource, "", prefix, found)
+    return frozenset(found)
+
+
+def _care(value: Any, name: str, prefix: str, found: set[str]) -> None:
+    if type(value) is dict:
+        if "reference" in value or ("identifier" in value and name in _CARE_ELEMENTS):
+            literal = _literal(value, prefix)
+            if literal is None:
+                if name in _CARE_ELEMENTS:
+                    found.add(ABOUT + UNTOLD)
+            elif literal.partition("/")[0] in _CARE:
+                found.add(ABOUT + literal)
+        for key, item in value.items():
+            if type(item) is dict or type(item) is list:
+                _care(item, key, prefix, found)
+    elif type(value) is list:
+        for item in value:
+            _care(item, name, prefix, found)
+
+
+def _literal(reference: Mapping[str, Any], prefix: str) -> str | None:
+    """``Type/id`` of a literal reference to this server."""
+    text = reference.get("reference")
+    if not isinstance(text, str):
+        return None
+    if prefix and text.startswith(prefix):
+        text = text[len(prefix):]
+    match = _LITERAL.fullmatch(text)
+    return f"{match[1]}/{match[2]}" if match else None
 
 
 def _tokens(value: Any) -> Iterator[str]:

@@ -7,6 +7,7 @@ and named in vectors. https://hl7.org/fhir/R4/consent.html
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -165,7 +166,22 @@ class ReadOnly:
         return True
 
 
-Rule = ForGrantee | ForPurpose | Within | OfType | OfCategory | Labelled | DataFrom | ReadOnly
+@dataclass(frozen=True, slots=True)
+class OfData:
+    """Records by name: ``Observation/1`` itself, or a name of ``facts.names_of`` (its author, what it belongs to)."""
+
+    tag: ClassVar[int] = 9
+    data: frozenset[str]
+
+    def covers(self, asked: Asked) -> Outcome:
+        return _SUCCESS if self.touches(asked) else Failure(self.tag, "for other records")
+
+    def touches(self, asked: Asked) -> bool:
+        facts = asked.facts
+        return f"{facts.type}/{facts.id}" in self.data or not self.data.isdisjoint(facts.categories)
+
+
+Rule = ForGrantee | ForPurpose | Within | OfType | OfCategory | Labelled | DataFrom | ReadOnly | OfData
 
 DENY_ANY_LABEL = 0
 """``confidentiality`` of a deny without labels: every rank is at least this."""
@@ -178,9 +194,11 @@ class Provision:
     """One permit or deny of one patient to one grantee, flat, as SQL columns hold it.
 
     ``id``: the Consent's id and the place in it. ``grantee`` None: everyone, on a deny only. ``types``,
-    ``categories``, ``purposes``, ``data_period`` None: any. ``confidentiality`` and ``labels``: see ``Labelled``.
-    ``writes``: also lets staff of this hospital write. ``[valid_from_ms, valid_until_ms)``. A permit counts while
-    ``final``; a deny counts unless ``revoked``. ``grant_id``: 32 bytes on chain, empty until composed.
+    ``categories``, ``purposes``, ``data_period``, ``data`` None: any. ``confidentiality`` and ``labels``: see
+    ``Labelled``. ``writes``: also lets staff of this hospital write. ``[valid_from_ms, valid_until_ms)``. A permit
+    counts while ``final``; a deny counts unless ``revoked``. ``grant_id``: 32 bytes on chain, empty until composed.
+    ``exception``: stands inside the root rule of its Consent. A permit there lifts the root's deny of the same Consent
+    where it certainly covers the request; no other deny.
     """
 
     id: str
@@ -193,11 +211,13 @@ class Provision:
     labels: int = 0
     purposes: frozenset[str] | None = None
     data_period: Range | None = None
+    data: frozenset[str] | None = None
     valid_from_ms: int = MIN_MS
     valid_until_ms: int = MAX_MS
     writes: bool = True
     state: State = "pending"
     grant_id: bytes = b""
+    exception: bool = False
     rules: tuple[Rule, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
@@ -215,9 +235,16 @@ class Provision:
         rules.append(Labelled(self.confidentiality, self.labels))
         if self.data_period is not None:
             rules.append(DataFrom(*self.data_period))
+        if self.data is not None:
+            rules.append(OfData(self.data))
         if not self.writes:
             rules.append(ReadOnly())
         object.__setattr__(self, "rules", tuple(rules))
+
+    @property
+    def consent(self) -> str:
+        """The Consent it stands in."""
+        return self.id.rpartition("/")[0]
 
     def covers(self, asked: Asked) -> Outcome:
         """Whether this permit certainly lets the request through; the first rule that fails says why not."""
@@ -232,3 +259,18 @@ class Provision:
     def forbids(self, asked: Asked) -> bool:
         """Whether this deny may concern the request, and therefore stops it."""
         return not self.permit and self.state != "revoked" and all(rule.touches(asked) for rule in self.rules)
+
+
+def forbidden(provisions: Sequence[Provision], asked: Asked, *, lifting: bool) -> bool:
+    """Whether a deny among one patient's ``provisions`` stops the request.
+
+    ``lifting``: whether a permit inside a deny counts, which is a grant like others: not while the chain is stalled.
+    """
+    for deny in provisions:
+        if deny.permit or not deny.forbids(asked):
+            continue
+        if not lifting or deny.exception or not any(
+                one.exception and one.permit and one.consent == deny.consent
+                and isinstance(one.covers(asked), Success) for one in provisions):
+            return True
+    return False

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.access.facts import ABOUT, AUTHOR, UNTOLD
 from gateway.access.period import MAX_MS, MIN_MS, Range, instant_text
 from gateway.access.provision import DENY_ANY_LABEL, DENY_NO_RANK, Provision
 from gateway.access.roles import policy
@@ -39,30 +40,37 @@ def terms_of(provisions: Sequence[Provision], *, hospital: str, names: Mapping[s
     Every rule that is enforced is in the words, with its code or reference, so that a signature binds them all.
     """
     root = provisions[0]
-    roots = [p for p in provisions if _same_but_grantee(p, root)]
-    exceptions = [p for p in provisions if not _same_but_grantee(p, root)]
+    roots = [p for p in provisions if not p.exception]
+    exceptions = [p for p in provisions if p.exception]
     grantee = _list([_who(p.grantee, names) for p in roots])
     purposes = _purposes(root)
-    records = "; ".join((_records(root), *(f"except, for {_who(p.grantee, names)}, for {_purposes(p)}, {_when(p)}: "
-                                           f"{_records(p)}" for p in exceptions)))
+    records = "; ".join((_records(root), *(_exception(root, p, names) for p in exceptions)))
     period = _when(root)
-    verb = "may not read"
-    if root.permit:
-        verb = "may read, and when working for this hospital also write," if root.writes else "may read"
-    return Terms(statement=f"{grantee} {verb} {records}, for {purposes}, {period}. You can revoke this at any time.",
+    statement = f"{grantee} {_may(root)} {records}, for {purposes}, {period}. You can revoke this at any time."
+    return Terms(statement=statement,
                  hospital=_plain(hospital), grantee=grantee, purposes=purposes, records=records, period=period,
                  salt=salt)
 
 
+def _may(provision: Provision) -> str:
+    if not provision.permit:
+        return "may not read"
+    return "may read, and when working for this hospital also write," if provision.writes else "may read"
+
+
+def _exception(root: Provision, exception: Provision, names: Mapping[str, str]) -> str:
+    who, purposes, when = _who(exception.grantee, names), _purposes(exception), _when(exception)
+    if exception.permit:
+        return (f"{'and' if root.permit else 'but'} {who} {_may(exception)} {_records(exception)}, for {purposes}, "
+                f"{when}")
+    return f"except, for {who}, for {purposes}, {when}: {_records(exception)}"
+
+
 def grantee_text(provisions: Sequence[Provision]) -> str:
-    """What ``grantee_hash`` is taken over: the root rule's grantees, sorted, one space between; ``*`` is everyone."""
-    root = provisions[0]
-    return " ".join(sorted(p.grantee or "*" for p in provisions if _same_but_grantee(p, root)))
-
-
-def _same_but_grantee(one: Provision, other: Provision) -> bool:
-    return [rule for rule in one.rules if rule.tag != 1] == [rule for rule in other.rules if rule.tag != 1] and (
-        one.permit == other.permit)
+    """What ``grantee_hash`` is taken over: whom any rule permits, or, where none does, whom the root denies; each once,
+    sorted, one space between; ``*`` is everyone."""
+    permits = [p for p in provisions if p.permit]
+    return " ".join(sorted({p.grantee or "*" for p in permits or provisions if p.permit or not p.exception}))
 
 
 def _plain(text: str) -> str:
@@ -94,7 +102,18 @@ def _records(provision: Provision) -> str:
     types = "all records" if provision.types is None else f"{_list(sorted(provision.types))} records"
     kinds = "" if provision.categories is None else f" of the kinds {_list(_quoted(provision.categories))}"
     dated = "" if provision.data_period is None else f" dated {_range(provision.data_period, 'at any time')}"
-    return types + kinds + dated + (_ceiling(provision) if provision.permit else _floor(provision))
+    named = "" if provision.data is None else f", only {_named(provision.data)}"
+    return types + kinds + dated + named + (_ceiling(provision) if provision.permit else _floor(provision))
+
+
+def _named(data: frozenset[str]) -> str:
+    """The records a provision names; whom or what cannot be told is always denied with those that can."""
+    care = {name[len(ABOUT):] for name in data if name.startswith(ABOUT)}
+    people = sorted(name[len(AUTHOR):] for name in data if name.startswith(AUTHOR))
+    parts = sorted(name for name in data if ":" not in name and name not in care)
+    parts += [f"{name} and what refers to it" for name in sorted(care - {UNTOLD})]
+    parts += [f"what {name} authored, recorded, requested, performed or asserted" for name in people if name != UNTOLD]
+    return _list(parts)
 
 
 def _quoted(tokens: frozenset[str]) -> list[str]:

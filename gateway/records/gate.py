@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import apsw
 
 from gateway.access.bound import Way, bound, scope_clauses
-from gateway.access.decision import Decision, Deny, Permit, Request, decide
+from gateway.access.decision import Decision, Deny, Permit, Request, decide, tells
 from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
 from gateway.access.provision import Provision
@@ -27,7 +27,6 @@ from gateway.store import journal, provisions
 from gateway.store.bound_sql import BoundCompiler
 from gateway.store.index import Index, SqlBound
 from gateway.store.journal import PatientNames, VersionRow
-from gateway.store.provisions import ProvisionRow
 from gateway.store.sql import now_ms
 
 _CACHE_MAX = 50_000
@@ -63,7 +62,6 @@ class Viewing:
         self._connection = connection
         self._caller = caller
         self._bound = bound(caller.grant, type_, "s", now_ms(), chain_fresh=gate.chain_fresh(connection))
-        self._provisions: dict[tuple[str, ...], list[Provision]] = {}
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -72,15 +70,21 @@ class Viewing:
 
     def decide(self, facts: ResourceFacts, seq: int) -> Decision:
         """Whether this version may be seen."""
-        provisions = self._provisions.get(facts.home_patients)
-        if provisions is None:
-            provisions = self._gate.provisions(self._connection, self._caller, facts.home_patients)
-            self._provisions[facts.home_patients] = provisions
+        provisions = self._gate.provisions(self._connection, self._caller, facts)
         matcher = self._gate.stored_matcher(self._connection, seq)
         admitted = self._bound.admit(facts, provisions, matcher)
         if admitted is None:
             return self._gate.decide(self._connection, self._caller, "s", stored=facts, stored_matcher=matcher)
-        return Permit(admitted.basis, admitted.provision_ids)
+        return Permit(admitted.basis, admitted.provision_ids,
+                      tells(admitted.basis, self._caller.grant, bool(facts.home_patients), "s"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What one patient permits and denies one holder; ``records``: and more for single records, looked up for each."""
+
+    provisions: tuple[Provision, ...]
+    records: bool
 
 
 class Gate:
@@ -91,7 +95,7 @@ class Gate:
         self.audit = audit
         self._plans = plans
         self._base_url = base_url
-        self._cache: dict[str, tuple[int, tuple[ProvisionRow, ...]]] = {}
+        self._cache: dict[tuple[str, tuple[str, ...]], tuple[int, _Held]] = {}
         self._criteria: dict[tuple[str, str, str], Query] = {}
         self._names = PatientNames()
         self._fresh_until_ms = 0
@@ -109,13 +113,34 @@ class Gate:
         """The decision of a search, prepared once for all its matches."""
         return Viewing(self, connection, caller, type_)
 
-    def provisions(self, connection: apsw.Connection, caller: Caller, patients: Sequence[str]) -> list[Provision]:
-        """What these patients permit and deny, as this caller sees it."""
-        rows = self._rows(connection, patients, caller.seq)
-        if not rows:
-            return []
-        names = {self._index.grantee(reference): reference for reference in caller.grant.grantees}
-        return [row.for_holder(names) for row in rows]
+    def provisions(self, connection: apsw.Connection, caller: Caller, *sides: ResourceFacts) -> list[Provision]:
+        """What the home patients of these versions permit and deny this caller, as far as it may concern them."""
+        found: list[Provision] = []
+        grantees = caller.grant.grantees
+        for reference in dict.fromkeys(home for side in sides for home in side.home_patients):
+            known = self._cache.get((reference, grantees))
+            if known is None or known[0] != caller.seq:
+                if len(self._cache) >= _CACHE_MAX:
+                    self._cache.clear()
+                known = caller.seq, self._held(connection, reference, grantees)
+                self._cache[reference, grantees] = known
+            held = known[1]
+            found += held.provisions
+            if held.records:
+                names = self._hashed(grantees)
+                for name in dict.fromkeys((side.type, side.id) for side in sides):
+                    found += [row.for_holder(names) for row in provisions.of_record(
+                        connection, *name, reference.removeprefix("Patient/"), list(names))]
+        return found
+
+    def _held(self, connection: apsw.Connection, reference: str, grantees: tuple[str, ...]) -> _Held:
+        names, patient = self._hashed(grantees), reference.removeprefix("Patient/")
+        rows = provisions.for_holder(connection, patient, list(names))
+        return _Held(tuple(row.for_holder(names) for row in rows),
+                     provisions.names_records(connection, patient, list(names)))
+
+    def _hashed(self, grantees: tuple[str, ...]) -> dict[int, str]:
+        return {self._index.grantee(reference): reference for reference in grantees}
 
     def chain_fresh(self, connection: apsw.Connection) -> bool:
         """Whether the follower saw the chain's head recently enough for grants to count."""
@@ -126,31 +151,19 @@ class Gate:
             self._fresh_read_ms = now
         return now < self._fresh_until_ms
 
-    def _rows(self, connection: apsw.Connection, patients: Sequence[str], seq: int) -> list[ProvisionRow]:
-        found: list[ProvisionRow] = []
-        for reference in patients:
-            known = self._cache.get(reference)
-            if known is None or known[0] != seq:
-                if len(self._cache) >= _CACHE_MAX:
-                    self._cache.clear()
-                known = seq, provisions.of_patient(connection, reference.removeprefix("Patient/"))
-                self._cache[reference] = known
-            found.extend(known[1])
-        return found
-
     def decide(self, connection: apsw.Connection, caller: Caller, interaction: str, *,
                stored: ResourceFacts | None = None, proposed: ResourceFacts | None = None,
                stored_matcher: Matcher | None = None, proposed_matcher: Matcher | None = None,
                only_labels: bool = False, only_move: bool = False) -> Decision:
         """One decision at the caller's ``seq``."""
         grant = caller.grant
-        patients = {*(stored.home_patients if stored else ()), *(proposed.home_patients if proposed else ())}
+        sides = [side for side in (stored, proposed) if side is not None]
         return decide(
             Request(interaction=interaction,  # type: ignore[arg-type]  # one of its letters, chosen by our own code
                     stored=stored, proposed=proposed, chain_fresh=self.chain_fresh(connection),
                     stored_matcher=stored_matcher, proposed_matcher=proposed_matcher, only_labels=only_labels,
                     only_move=only_move),
-            grant, self.provisions(connection, caller, sorted(patients)), now_ms())
+            grant, self.provisions(connection, caller, *sides), now_ms())
 
     def decide_version(self, connection: apsw.Connection, caller: Caller, interaction: str,
                        row: VersionRow) -> Decision:
@@ -218,7 +231,9 @@ class Gate:
             basis=decision.basis if isinstance(decision, Permit) else None,
             reason=decision.reason if isinstance(decision, Deny) else grant.break_glass_reason,
             provisions=decision.provision_ids if isinstance(decision, Permit) else (), query=_told(query),
-            operator=grant.minted_by_operator, token=grant.token_id)
+            operator=grant.minted_by_operator, token=grant.token_id,
+            organizations=tuple([one for one in grant.grantees if one.startswith("Organization/")]),
+            notify=decision is not None and decision.notify)
         if not patients:
             return (self.audit.seal(entry, None),)
         return tuple(self.audit.seal(entry, reference.removeprefix("Patient/")) for reference in patients)

@@ -7,6 +7,7 @@ equal to the interpreter, so that search and read are the same decision (invaria
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import apsw
@@ -15,12 +16,27 @@ from gateway.access.bound import AccessBound, AuthoredBy, EveryPatient, NoHomePa
 from gateway.access.marks import MARKS, NOTICE, VERIFYING, WITHHELD
 from gateway.store import journal
 from gateway.store.index import SqlBound
+from gateway.store.provisions import NAMES
 
 CriterionSql = Callable[[str, str, str], SqlBound]
 """``(type, parameter, value)`` of a granular scope as a condition on ``version v``."""
 
 _NOBODY = -1
 """A row id no patient has."""
+_NAMED_BY_E = (
+    "EXISTS (SELECT 1 FROM provision_record r WHERE r.type=v.type AND r.id=v.id AND r.provision=e.pk) "
+    "OR EXISTS (SELECT 1 FROM provision_name n CROSS JOIN index_hash ih ON ih.hash=n.hash AND ih.version=v.seq "
+    "WHERE n.provision=e.pk)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """Which rarer kinds of provisions there are at all. One that comes between this look and the search moves
+    ``decision_seq``, as every change of provisions does, and the search is done again."""
+
+    records: int
+    names: int
+    lifting: int
 
 
 class BoundCompiler:
@@ -30,6 +46,9 @@ class BoundCompiler:
         self._connection = connection
         self._grantee = grantee
         self._criterion = criterion
+        self._kinds = _Kinds(*next(connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM provision_record), EXISTS (SELECT 1 FROM provision_name), "
+            "EXISTS (SELECT 1 FROM provision WHERE exception=1 AND permit=1)")))
 
     def compile(self, bound: AccessBound) -> SqlBound:
         """The condition a version must meet to be seen."""
@@ -93,38 +112,62 @@ class BoundCompiler:
         return _any(doors)
 
     def _permit(self, type_: str, way: EveryPatient, patient: str, grantees: list[int]) -> SqlBound:
-        common = self._common(type_, way)
-        return SqlBound(
-            f"EXISTS (SELECT 1 FROM provision p WHERE p.patient={patient} AND p.permit=1 AND p.state='final' "  # noqa: S608
-            f"AND p.grantee IN ({_marks(grantees)}) AND {common.condition} "
-            f"AND v.confidentiality<=p.confidentiality AND v.labels & ~p.labels & ~{VERIFYING} = 0 "
-            "AND (p.low_ms IS NULL OR (v.low_ms>=p.low_ms AND v.high_ms<=p.high_ms)))",
-            (*grantees, *common.parameters))
+        return self._speaking(SqlBound(
+            f"p.patient={patient} AND p.grantee IN ({_marks(grantees)}) AND p.permit=1", tuple(grantees)),
+            _covers("p", type_, way))
 
     def _deny(self, type_: str, way: EveryPatient, patient: str, grantees: list[int], *, everyone_matches: bool,
               with_purposes: bool = False) -> SqlBound:
-        common = self._common(type_, way)
         nulls = " OR p.grantee IS NULL" if everyone_matches else ""
         purposes = " AND p.purposes IS NOT NULL" if with_purposes else ""
-        return SqlBound(
-            f"EXISTS (SELECT 1 FROM provision p WHERE p.patient={patient} AND p.permit=0 AND p.state<>'revoked' "  # noqa: S608
-            f"AND (p.grantee IN ({_marks(grantees)}){nulls}){purposes} AND {common.condition} "
-            "AND (v.confidentiality>=p.confidentiality OR v.labels & p.labels <> 0) "
-            "AND (p.low_ms IS NULL OR v.low_ms IS NULL OR (v.low_ms<p.high_ms AND v.high_ms>p.low_ms)))",
-            (*grantees, *common.parameters))
+        meets = _all(_common("p", type_, way), SqlBound(
+            f"p.state<>'revoked'{purposes} AND (v.confidentiality>=p.confidentiality OR v.labels & p.labels <> 0) "
+            "AND (p.low_ms IS NULL OR v.low_ms IS NULL OR (v.low_ms<p.high_ms AND v.high_ms>p.low_ms))"))
+        if way.grants and self._kinds.lifting:
+            lifts = _all(_covers("e", type_, way), SqlBound(f"(e.data=0 OR {_NAMED_BY_E})"))
+            meets = _all(meets, SqlBound(
+                "(p.exception=1 OR NOT EXISTS (SELECT 1 FROM provision e WHERE e.consent=p.consent "  # noqa: S608
+                f"AND e.patient=p.patient AND e.exception=1 AND e.permit=1 AND e.grantee IN ({_marks(grantees)}) "
+                f"AND {lifts.condition}))", (*grantees, *lifts.parameters)))
+        whose = SqlBound(f"p.patient={patient} AND (p.grantee IN ({_marks(grantees)}){nulls}) AND p.permit=0",
+                         tuple(grantees))
+        return self._speaking(whose, meets)
 
-    @staticmethod
-    def _common(type_: str, way: EveryPatient) -> SqlBound:
-        return SqlBound(
-            "p.valid_from_ms<=? AND p.valid_until_ms>? AND (p.purposes IS NULL OR instr(p.purposes, ?)>0) "
-            "AND (p.types IS NULL OR instr(p.types, ?)>0) AND (p.categories=0 OR EXISTS (SELECT 1 "
-            "FROM provision_category pc JOIN index_hash ih ON ih.hash=pc.hash AND ih.version=v.seq "
-            "WHERE pc.provision=p.pk))",
-            (way.now_ms, way.now_ms, f"|{way.purpose}|", f"|{type_}|"))
+    def _speaking(self, whose: SqlBound, meets: SqlBound) -> SqlBound:
+        """A provision for any record, one that names ``v``, or one that names its author or care; each found by its own
+        index, and left out where this hospital has none of its kind."""
+        values = (*whose.parameters, *meets.parameters)
+        parts = [SqlBound(f"EXISTS (SELECT 1 FROM provision p WHERE {whose.condition} AND p.data=0 "  # noqa: S608
+                          f"AND {meets.condition})", values)]
+        if self._kinds.records:
+            parts.append(SqlBound(
+                "EXISTS (SELECT 1 FROM provision_record r CROSS JOIN provision p ON p.pk=r.provision "  # noqa: S608
+                f"WHERE r.type=v.type AND r.id=v.id AND {whose.condition} AND {meets.condition})", values))
+        if self._kinds.names:
+            parts.append(SqlBound(
+                f"EXISTS (SELECT 1 FROM provision p WHERE {whose.condition} AND p.data>={NAMES} "  # noqa: S608
+                "AND EXISTS (SELECT 1 FROM provision_name n CROSS JOIN index_hash ih ON ih.hash=n.hash "
+                f"AND ih.version=v.seq WHERE n.provision=p.pk) AND {meets.condition})", values))
+        return _any(parts)
 
     def _patient(self, reference: str) -> int:
         pk = journal.patient_pk(self._connection, reference.removeprefix("Patient/"))
         return _NOBODY if pk is None else pk
+
+
+def _common(p: str, type_: str, way: EveryPatient) -> SqlBound:
+    return SqlBound(
+        f"{p}.valid_from_ms<=? AND {p}.valid_until_ms>? AND ({p}.purposes IS NULL OR instr({p}.purposes, ?)>0) "  # noqa: S608
+        f"AND ({p}.types IS NULL OR instr({p}.types, ?)>0) AND ({p}.categories=0 OR EXISTS (SELECT 1 "
+        f"FROM provision_category pc JOIN index_hash ih ON ih.hash=pc.hash AND ih.version=v.seq "
+        f"WHERE pc.provision={p}.pk))",
+        (way.now_ms, way.now_ms, f"|{way.purpose}|", f"|{type_}|"))
+
+
+def _covers(p: str, type_: str, way: EveryPatient) -> SqlBound:
+    return _all(_common(p, type_, way), SqlBound(
+        f"{p}.state='final' AND v.confidentiality<={p}.confidentiality AND v.labels & ~{p}.labels & ~{VERIFYING} = 0 "
+        f"AND ({p}.low_ms IS NULL OR (v.low_ms>={p}.low_ms AND v.high_ms<={p}.high_ms))"))
 
 
 def _marks(values: list[Any]) -> str:

@@ -6,18 +6,26 @@ how a provision was composed or signed. Invariant 6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import apsw
 
 from gateway.access.provision import Provision, State
 from gateway.store import journal
 
+RECORDS: Final = 1
+"""Bit of ``provision.data``: records it is for stand in ``provision_record``."""
+NAMES: Final = 2
+"""Bit of ``provision.data``: authors and pieces of care it is for stand in ``provision_name``."""
+_COLUMNS: Final = ("p.pk,p.id,h.id,p.grantee,p.permit,p.types,p.categories,p.confidentiality,p.labels,p.purposes,"
+                   "p.writes,p.low_ms,p.high_ms,p.valid_from_ms,p.valid_until_ms,p.state,p.grant_id,p.exception,p.data")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisionRow:
-    """One row as stored: ``grantee`` and ``categories`` are keyed hashes."""
+    """One row as stored: ``grantee``, ``categories`` and the names in ``data`` are keyed hashes."""
 
     id: str
     patient: str
@@ -30,10 +38,12 @@ class ProvisionRow:
     purposes: frozenset[str] | None
     writes: bool
     data_period: tuple[int, int] | None
+    data: frozenset[str] | None
     valid_from_ms: int
     valid_until_ms: int
     state: State
     grant_id: bytes
+    exception: bool
 
     def for_holder(self, grantees: Mapping[int, str]) -> Provision:
         """The Provision as one holder sees it; a grantee who is not the holder stays a number."""
@@ -41,8 +51,9 @@ class ProvisionRow:
         return Provision(
             id=self.id, patient=self.patient, grantee=reference, permit=self.permit, types=self.types,
             categories=self.categories, confidentiality=self.confidentiality, labels=self.labels,
-            purposes=self.purposes, data_period=self.data_period, valid_from_ms=self.valid_from_ms,
-            valid_until_ms=self.valid_until_ms, writes=self.writes, state=self.state, grant_id=self.grant_id)
+            purposes=self.purposes, data_period=self.data_period, data=self.data, valid_from_ms=self.valid_from_ms,
+            valid_until_ms=self.valid_until_ms, writes=self.writes, state=self.state, grant_id=self.grant_id,
+            exception=self.exception)
 
 
 def _set(text: str | None) -> frozenset[str] | None:
@@ -55,25 +66,74 @@ def _text(values: frozenset[str] | None) -> str | None:
 
 def of_patient(connection: apsw.Connection, patient: str) -> tuple[ProvisionRow, ...]:
     """Rows of one patient (a logical id) that are not revoked."""
-    # Read whole before anything is asked for each: left early, by a search whose time is over, a statement with another
+    return _rows(connection, "FROM provision p JOIN patient h ON h.pk=p.patient "
+                 "WHERE h.id=? AND p.state<>'revoked' ORDER BY p.pk", (patient,))
+
+
+def for_holder(connection: apsw.Connection, patient: str, grantees: Sequence[int]) -> tuple[ProvisionRow, ...]:
+    """Those of them that name a holder, or everyone, but for those that name nothing beside single records."""
+    return _rows(connection, "FROM patient h CROSS JOIN provision p ON p.patient=h.pk WHERE h.id=? "
+                 f"AND {_holder(grantees)} AND p.data<>{RECORDS} AND p.state<>'revoked' ORDER BY p.pk",
+                 (patient, *grantees))
+
+
+def names_records(connection: apsw.Connection, patient: str, grantees: Sequence[int]) -> bool:
+    """Whether any provision that names a holder, or everyone, is left out of ``for_holder``."""
+    return connection.execute(
+        f"SELECT 1 FROM patient h CROSS JOIN provision p ON p.patient=h.pk WHERE h.id=? AND {_holder(grantees)} "  # noqa: S608
+        f"AND p.permit IN (0,1) AND p.data={RECORDS} AND p.state<>'revoked' LIMIT 1",
+        (patient, *grantees)).get is not None
+
+
+def of_record(connection: apsw.Connection, type_: str, id_: str, patient: str,
+              grantees: Sequence[int]) -> tuple[ProvisionRow, ...]:
+    """Those left out of ``for_holder`` that name this record."""
+    return _rows(connection, "FROM provision_record r CROSS JOIN provision p ON p.pk=r.provision "
+                 f"CROSS JOIN patient h ON h.pk=p.patient WHERE r.type=? AND r.id=? AND h.id=? AND {_holder(grantees)} "
+                 f"AND p.data={RECORDS} AND p.state<>'revoked' ORDER BY p.pk", (type_, id_, patient, *grantees))
+
+
+def _holder(grantees: Sequence[int]) -> str:
+    return f"(p.grantee IN ({','.join('?' * len(grantees))}) OR p.grantee IS NULL)"
+
+
+def _rows(connection: apsw.Connection, which: str, values: Sequence[Any]) -> tuple[ProvisionRow, ...]:
+    # Each statement is read whole before the next: left early, by a search whose time is over, a statement with another
     # inside it keeps its read transaction open, and this connection would see no revocation any more.
-    found = list(connection.execute(
-        "SELECT p.pk,p.id,p.grantee,p.permit,p.types,p.categories,p.confidentiality,p.labels,p.purposes,p.writes,"
-        "p.low_ms,p.high_ms,p.valid_from_ms,p.valid_until_ms,p.state,p.grant_id FROM provision p "
-        "JOIN patient h ON h.pk=p.patient WHERE h.id=? AND p.state<>'revoked' ORDER BY p.pk", (patient,)))
+    found = list(connection.execute(f"SELECT {_COLUMNS} {which}", values))
+    categories = _hashes(connection, "provision_category", [row[0] for row in found if row[6]])
+    names = _hashes(connection, "provision_name", [row[0] for row in found if row[18] & NAMES])
+    records: dict[int, set[str]] = {}
+    for part in _parts([row[0] for row in found if row[18] & RECORDS]):
+        for pk, type_, id_ in list(connection.execute(
+                f"SELECT provision, type, id FROM provision_record WHERE provision IN ({','.join('?' * len(part))})",  # noqa: S608
+                part)):
+            records.setdefault(pk, set()).add(f"{type_}/{id_}")
     rows = []
-    for (pk, id_, grantee, permit, types, categories, confidentiality, labels, purposes, writes, low_ms, high_ms,
-         valid_from_ms, valid_until_ms, state, grant_id) in found:
-        hashes = None
-        if categories:
-            hashes = frozenset(str(value) for (value,) in connection.execute(
-                "SELECT hash FROM provision_category WHERE provision=?", (pk,)))
+    for (pk, id_, patient, grantee, permit, types, restricted, confidentiality, labels, purposes, writes, low_ms,
+         high_ms, valid_from_ms, valid_until_ms, state, grant_id, exception, data) in found:
         rows.append(ProvisionRow(
             id=id_, patient=f"Patient/{patient}", grantee=grantee, permit=bool(permit), types=_set(types),
-            categories=hashes, confidentiality=confidentiality, labels=labels, purposes=_set(purposes),
-            writes=bool(writes), data_period=None if low_ms is None else (low_ms, high_ms),
-            valid_from_ms=valid_from_ms, valid_until_ms=valid_until_ms, state=state, grant_id=grant_id or b""))
+            categories=frozenset(categories.get(pk, ())) if restricted else None, confidentiality=confidentiality,
+            labels=labels, purposes=_set(purposes), writes=bool(writes),
+            data_period=None if low_ms is None else (low_ms, high_ms),
+            data=frozenset({*records.get(pk, ()), *names.get(pk, ())}) if data else None,
+            valid_from_ms=valid_from_ms, valid_until_ms=valid_until_ms, state=state, grant_id=grant_id or b"",
+            exception=bool(exception)))
     return tuple(rows)
+
+
+def _hashes(connection: apsw.Connection, table: str, pks: Sequence[int]) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for part in _parts(pks):
+        for pk, value in list(connection.execute(
+                f"SELECT provision, hash FROM {table} WHERE provision IN ({','.join('?' * len(part))})", part)):  # noqa: S608
+            found.setdefault(pk, set()).add(str(value))
+    return found
+
+
+def _parts(pks: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (pks[start:start + 500] for start in range(0, len(pks), 500))
 
 
 def put(connection: apsw.Connection, provision: Provision, *, consent: str, address: str | None,
@@ -81,18 +141,28 @@ def put(connection: apsw.Connection, provision: Provision, *, consent: str, addr
     """Store one provision of a Consent and void every decision made before."""
     pk = journal.ensure_patient(connection, provision.patient.removeprefix("Patient/"))
     low_ms, high_ms = provision.data_period or (None, None)
+    # A row that is put anew may get its old number again, and must not get what restricted the old one.
+    for table in ("provision_category", "provision_record", "provision_name"):
+        connection.execute(f"DELETE FROM {table} WHERE provision=(SELECT pk FROM provision WHERE id=?)",  # noqa: S608
+                           (provision.id,))
+    records = [name.partition("/")[::2] for name in provision.data or () if ":" not in name]
+    names = [category_hash(name) for name in provision.data or () if ":" in name]
+    # Data that names nothing must not read as data that restricts nothing.
+    data = 0 if provision.data is None else (RECORDS if records or not names else 0) | (NAMES if names else 0)
     connection.execute(
         "INSERT OR REPLACE INTO provision (id,consent,patient,grantee,permit,types,categories,confidentiality,labels,"
-        "purposes,writes,low_ms,high_ms,valid_from_ms,valid_until_ms,state,grant_id,address) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "purposes,writes,low_ms,high_ms,valid_from_ms,valid_until_ms,state,grant_id,address,exception,data) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (provision.id, consent, pk, None if provision.grantee is None else grantee_hash(provision.grantee),
          provision.permit, _text(provision.types), provision.categories is not None, provision.confidentiality,
          provision.labels, _text(provision.purposes), provision.writes, low_ms, high_ms, provision.valid_from_ms,
-         provision.valid_until_ms, provision.state, provision.grant_id or None, address))
+         provision.valid_until_ms, provision.state, provision.grant_id or None, address, provision.exception, data))
     row = connection.last_insert_rowid()
-    if provision.categories is not None:
-        connection.executemany("INSERT OR IGNORE INTO provision_category VALUES (?,?)",
-                               [(row, category_hash(token)) for token in provision.categories])
+    connection.executemany("INSERT OR IGNORE INTO provision_category VALUES (?,?)",
+                           [(row, category_hash(token)) for token in provision.categories or ()])
+    connection.executemany("INSERT OR IGNORE INTO provision_record VALUES (?,?,?)",
+                           [(type_, id_, row) for type_, id_ in records])
+    connection.executemany("INSERT OR IGNORE INTO provision_name VALUES (?,?)", [(row, name) for name in names])
     journal.bump_decision_seq(connection)
 
 

@@ -67,7 +67,8 @@ def test_everything_that_is_enforced_is_read() -> None:
     assert exception == Provision(
         id="c/1", patient="Patient/1", grantee="Practitioner/1", permit=False, types=root.types,
         categories=root.categories, confidentiality=DENY_NO_RANK, labels=1 << 9, purposes=root.purposes,
-        data_period=root.data_period, valid_from_ms=root.valid_from_ms, valid_until_ms=root.valid_until_ms)
+        data_period=root.data_period, valid_from_ms=root.valid_from_ms, valid_until_ms=root.valid_until_ms,
+        exception=True)
 
 
 def test_a_permit_that_says_little_permits_what_is_normal_and_not_sensitive() -> None:
@@ -106,6 +107,10 @@ def test_the_root_may_state_its_type_or_be_the_exception_to_an_opt_out() -> None
     assert refused(resource) == {"Consent.provision.type"}
 
 
+def data(meaning: str | None, reference: str) -> dict[str, Any]:
+    return {"meaning": meaning, "reference": {"reference": reference}}
+
+
 def nested(**inner: Any) -> dict[str, Any]:
     return consent(provision=[{"type": "deny", **inner}])
 
@@ -118,7 +123,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "research scope": ({**consent(), "scope": {"coding": [{"code": "research"}]}}, "Consent.scope"),
     "modifier extension": ({**consent(), "modifierExtension": [{"url": "x"}]}, "Consent.modifierExtension"),
     "modifier extension inside": (consent(modifierExtension=[{"url": "x"}]), "Consent.provision.modifierExtension"),
-    "named data": (consent(data=[{"meaning": "instance"}]), "Consent.provision.data"),
+    "data that names nothing": (consent(data=[{"meaning": "instance"}]), "Consent.provision.data[0].reference"),
+    "one version of a record": (consent(data=[data("instance", "Observation/1/_history/2")]),
+                                "Consent.provision.data[0].reference"),
+    "a record of another server": (consent(data=[data("instance", "https://b.example/Observation/1")]),
+                                   "Consent.provision.data[0].reference"),
+    "what a record refers to": (consent(data=[data("related", "Observation/1")]), "Consent.provision.data[0].meaning"),
+    "what a group authored": (consent(data=[data("authoredby", "Group/1")]), "Consent.provision.data[0].meaning"),
+    "data without a meaning": (consent(data=[data(None, "Observation/1")]), "Consent.provision.data[0].meaning"),
+    "a permit for anyone inside a deny": (
+        {**consent(), "provision": {"type": "deny", "provision": [{"type": "permit", "purpose": [
+            {"system": REASON, "code": "TREAT"}]}]}}, "Consent.provision.provision[0].actor"),
+    "an exception to nothing": (nested(), "Consent.provision.provision[0]"),
+    "an exception after its root": (
+        consent(period={"end": "2026"}, provision=[{"type": "permit", "period": {"start": "2027"}}]),
+        "Consent.provision.provision[0].period"),
+    "neither a type nor a base": ({key: value for key, value in consent(type=None).items() if key != "policyRule"},
+                                  "Consent.provision.type"),
     "an unknown element": (consent(weather=1), "Consent.provision.weather"),
     "a permit for anyone": (consent(actor=None), "Consent.provision.actor"),
     "an author": (consent(actor=[actor("Practitioner/1", "AUT")]), "Consent.provision.actor[0].role"),
@@ -153,9 +174,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a bad date": (consent(dataPeriod={"start": "2024-02-30"}), "Consent.provision.dataPeriod"),
     "an exception without type": (consent(provision=[{"class": [{"system": TYPES, "code": "Observation"}]}]),
                                   "Consent.provision.provision[0].type"),
-    "a permit inside a permit": (nested(type="permit"), "Consent.provision.provision[0].type"),
-    "a permit inside a deny": (consent(type="deny", provision=[{"type": "permit"}]),
-                               "Consent.provision.provision[0].type"),
     "exceptions of exceptions": (nested(provision=[{"type": "permit"}]), "Consent.provision.provision[0].provision"),
     "a list that is none": (consent(**{"class": {"system": TYPES, "code": "Observation"}}), "Consent.provision.class"),
     "an empty list": (consent(type="deny", purpose=[]), "Consent.provision.purpose"),

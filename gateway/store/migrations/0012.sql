@@ -1,0 +1,12 @@
+-- Exceptions within a Consent, and provisions for named records.
+ALTER TABLE provision ADD COLUMN exception INTEGER NOT NULL DEFAULT 0;  -- 1 inside the root rule of its Consent
+ALTER TABLE provision ADD COLUMN data INTEGER NOT NULL DEFAULT 0;       -- bits: 1 provision_record, 2 provision_name restrict it
+
+CREATE TABLE provision_record (type TEXT NOT NULL, id TEXT NOT NULL, provision INTEGER NOT NULL,
+  PRIMARY KEY (type, id, provision)) WITHOUT ROWID;
+CREATE INDEX provision_record_back ON provision_record (provision);
+-- Keyed hashes of authors and pieces of care, as versions hold them among their categories.
+CREATE TABLE provision_name (provision INTEGER NOT NULL, hash INTEGER NOT NULL, PRIMARY KEY (provision, hash)) WITHOUT ROWID;
+
+CREATE INDEX provision_holder ON provision (patient, grantee, permit, data);
+CREATE INDEX provision_lifting ON provision (consent) WHERE exception=1 AND permit=1;
