@@ -42,6 +42,7 @@ from gateway.records.deliveries import Deliveries
 from gateway.records.gate import Caller, Gate
 from gateway.records.jobs import Authority
 from gateway.records.node import Node, TypeRules
+from gateway.records.notices import Notices
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.smart.failures import Failures, sweep_failures
@@ -294,7 +295,7 @@ def run_worker(settings: Settings, descriptor: int) -> None:
 
 
 def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: threading.Event) -> None:
-    """Carry out jobs and serve Subscriptions until ``stop``; they need the contracts' addresses, not the chain."""
+    """Carry out jobs, serve Subscriptions and write notices until ``stop``: the contracts' addresses are enough."""
     import asyncio
 
     from gateway.web.asynchronous import runner
@@ -306,11 +307,12 @@ def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: thread
     node = build_node(settings, ring, database)
     smart = build_smart(settings, ring, database, node.definitions, deployment(settings).custodian)
 
-    async def both() -> None:
+    async def together() -> None:
         acts_for = authority(node, smart)
-        await asyncio.gather(runner(open_door(node), acts_for).run(stop), Deliveries(node, acts_for).run(stop))
+        await asyncio.gather(runner(open_door(node), acts_for).run(stop), Deliveries(node, acts_for).run(stop),
+                             Notices(node).run(stop))
 
-    asyncio.run(both())
+    asyncio.run(together())
 
 
 def run_ledger(settings: Settings) -> None:

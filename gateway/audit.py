@@ -40,7 +40,8 @@ class AuditEntry:
     """One decision and its outcome, for one patient (or none).
 
     ``action`` is C R U D or E; ``outcome`` 0 success, 4 refused, 8 failed (AuditEvent's codes); ``what`` are
-    versioned references; ``basis`` names the Permit, ``reason`` the Deny.
+    versioned references; ``basis`` names the Permit, ``reason`` the Deny or why the glass was broken;
+    ``organizations``: for whom the user acted; ``notify``: the patient and the head are told.
     """
 
     time_ms: int
@@ -58,6 +59,8 @@ class AuditEntry:
     query: str | None = None
     operator: bool = False
     token: str | None = None
+    organizations: tuple[str, ...] = ()
+    notify: bool = False
 
 
 _FIELDS: Final = tuple(field.name for field in fields(AuditEntry))
@@ -65,12 +68,13 @@ _FIELDS: Final = tuple(field.name for field in fields(AuditEntry))
 
 @dataclass(frozen=True, slots=True)
 class SealedRow:
-    """A row ready to be appended in the commit of what it tells."""
+    """A row ready to be appended in the commit of what it tells; ``notify``: it is to be told of (``notices.py``)."""
 
     patient: str | None
     time_ms: int
     keys: bytes
     sealed: bytes
+    notify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class Audit:
         nonce = os.urandom(12)
         body = orjson.dumps({name: value for name in _FIELDS if (value := getattr(entry, name))})
         sealed = nonce + self._cipher(keys.material).encrypt(nonce, body, self._aad(entry.time_ms, keys.refs))
-        return SealedRow(patient, entry.time_ms, keys.refs, sealed)
+        return SealedRow(patient, entry.time_ms, keys.refs, sealed, entry.notify and patient is not None)
 
     def open(self, row: StoredRow) -> AuditEntry:
         """The entry of a stored row. Raises BlockCorrupt, or KeyDestroyed after an erasure."""
@@ -116,7 +120,7 @@ class Audit:
         except InvalidTag as error:
             raise BlockCorrupt("an audit row does not open") from error
         fields: dict[str, Any] = orjson.loads(body)
-        for name in ("what", "provisions"):
+        for name in ("what", "provisions", "organizations"):
             fields[name] = tuple(fields.get(name, ()))
         fields.setdefault("outcome", "0")
         return AuditEntry(**{"user": None, "role": "", "purpose": "", **fields})
@@ -146,6 +150,8 @@ def append(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
             pks[row.patient] = journal.ensure_patient(connection, str(row.patient))
         connection.execute("INSERT INTO audit (time_ms,patient,keys,sealed,hash) VALUES (?,?,?,?,?)",
                            (row.time_ms, pks[row.patient], row.keys, row.sealed, previous))
+        if row.notify:
+            connection.execute("INSERT INTO notice_due VALUES (?)", (connection.last_insert_rowid(),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +234,11 @@ class Disclosures:
 
 
 _PACKED: Final = struct.Struct(">qHH")
+_QUIET, _TOLD = b"p", b"n"
 
 
 def _packed(row: SealedRow) -> bytes:
-    patient = b"" if row.patient is None else b"p" + row.patient.encode()
+    patient = b"" if row.patient is None else (_TOLD if row.notify else _QUIET) + row.patient.encode()
     return _PACKED.pack(row.time_ms, len(patient), len(row.keys)) + patient + row.keys + row.sealed
 
 
@@ -240,7 +247,7 @@ def _unpacked(record: bytes) -> SealedRow:
     keys_at = _PACKED.size + patient_length
     patient = record[_PACKED.size:keys_at]
     return SealedRow(patient[1:].decode() if patient else None, time_ms, record[keys_at:keys_at + keys_length],
-                     record[keys_at + keys_length:])
+                     record[keys_at + keys_length:], patient[:1] == _TOLD)
 
 
 _COLUMNS = "seq, time_ms, patient, keys, sealed, hash"

@@ -74,6 +74,10 @@ def _types_or_none(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[A-Za-z]+", text))
 
 
+def _types_or_none(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[A-Za-z]+", text))
+
+
 def origin_of(url: str) -> str:
     """``scheme://host:port`` of an http or https URL, lower case, addresses in their one form. Raises ValueError."""
     parts = urlsplit(url)
@@ -195,6 +199,12 @@ SETTINGS: tuple[Setting, ...] = (
             "one of `subscription_hosts`"),
     Setting("verified_types", "", _types_or_none, "types whose records by patients and foreign systems are no data "
             "before the head verified them, by commas; others are marked unverified"),
+    Setting("notice_window_s", "900", _positive,
+            "refusals of one requester and patient within so long are told as one, and their number when it is over"),
+    Setting("notice_webhook", "", str, "URL that is told that there is a notice for the head, never whose; its host is "
+            "one of `subscription_hosts`"),
+    Setting("verified_types", "", _types_or_none, "types whose records by patients and foreign systems are no data "
+            "before the head verified them, by commas; others are marked unverified"),
     Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
 )
 
@@ -250,6 +260,9 @@ class Settings:
     slow_timeout_s: int
     slow_bytes_per_s: int
     read_timeout_s: int
+    notice_window_s: int
+    notice_webhook: str
+    verified_types: tuple[str, ...]
     notice_window_s: int
     notice_webhook: str
     verified_types: tuple[str, ...]

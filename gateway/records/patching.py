@@ -140,7 +140,10 @@ async def patch(node: Node, caller: Caller, type_: str, id_: str, change: Patch,
             still(connection, caller)
             write.commit_prepared(connection, prepared)
 
-        await aside.committed(node, aside.large_version(prepared.new), work)
+        try:
+            await aside.committed(node, aside.large_version(prepared.new), work)
+        except Refused as refused:
+            raise await write.audited_refusal(node, caller, refused, "u", "patch") from None
         assert prepared.written is not None  # noqa: S101  # an update always has an outcome
         return prepared.written
     return await node.decided(caller, attempt)

@@ -95,6 +95,9 @@ async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: 
             interaction, name = _ASKED[refused.entry.method]
             answer = await write.audited_refusal(node, caller, refused.refused, interaction, name)
             raise _at(refused.entry, answer) from None
+        except Refused as refused:  # by the rules of a type, once everything stood together
+            await plan_.conditions.tell(node)
+            raise await write.audited_refusal(node, caller, refused, "u", "transaction") from None
         except Exception:
             await plan_.conditions.tell(node)
             raise

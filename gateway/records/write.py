@@ -10,16 +10,18 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import apsw
 
 from gateway import audit
-from gateway.access.decision import Decision, Deny
+from gateway.access.decision import Decision, Deny, Permit
 from gateway.access.facts import ResourceFacts, facts_of
 from gateway.audit import SealedRow
 from gateway.errors import (
     Conflict,
     Forbidden,
+    GatewayError,
     Invalid,
     Issue,
     Malformed,
@@ -27,6 +29,7 @@ from gateway.errors import (
     Moved,
     NotFound,
     PreconditionFailed,
+    Unavailable,
     Unprocessable,
 )
 from gateway.fhir.home import home_patients
@@ -41,6 +44,7 @@ from gateway.store import journal
 from gateway.store.journal import NewVersion, VersionRow
 from gateway.store.sql import now_ms
 
+T = TypeVar("T")
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ def drafted(node: Node, resource: Resource, id_: str, *, client: str, user: str 
     """The same for an author by name."""
     placed = {**resource, "id": id_}
     homes = home_patients(placed, node.definitions.home_paths, base=node.settings.base_url)
-    access = facts_of(placed, homes, author_client=client, author_user=user)
+    access = facts_of(placed, homes, author_client=client, author_user=user, base=node.settings.base_url)
     hashed = frozenset(str(node.index.category(token)) for token in access.categories)
     generation = node.parameters.generation  # read before the facts are: they may be newer, never older
     return Draft(resource=resource, access=replace(access, categories=hashed), search=node.extractor.facts(placed),
@@ -176,9 +180,24 @@ def _settled(node: Node, caller: Caller, old: Resource | None, made: Draft, id_:
     return made if resource is made.resource else draft(node, caller, resource, id_)
 
 
-def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str) -> Hook | None:
+def _type_hook(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str, *,
+               before: tuple[str, ...] = ()) -> Hook | None:
+    """What the rules of the type want done in the commit. What they refuse, then or there, is audited as a refusal."""
     rules = node.rules.get(made.access.type)
-    return None if rules is None else rules.check_write(node, caller, old, {**made.resource, "id": id_})
+    if rules is None:
+        return None
+    hook = _ruled(made.access, before, lambda: rules.check_write(node, caller, old, {**made.resource, "id": id_}))
+    return None if hook is None else lambda tx: _ruled(made.access, before, lambda: hook(tx))
+
+
+def _ruled(facts: ResourceFacts, others: tuple[str, ...], work: Callable[[], T]) -> T:
+    """Do ``work`` of a type's rules. Raises Answered in place of what it refuses."""
+    try:
+        return work()
+    except (Moved, Unavailable):
+        raise
+    except GatewayError as error:
+        raise Answered("the rules of its type", facts, error, others=others) from error
 
 
 def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made: Draft, id_: str,
@@ -197,6 +216,10 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                                     proposed_matcher=node.gate.proposed_matcher(made.search, id_, time))
         if absent is not None and not isinstance(decision, Deny):
             decision = Deny("permission", "there is nothing to update")
+        elif isinstance(decision, Permit) and decision.basis != "feed":
+            # An id that is taken by what the caller may not see cannot be given twice. Were a free one taken, the
+            # answers would tell which ids there are: they look the same, and only the feed chooses ids.
+            decision = Deny("permission", "an id of one's own choosing is for the feed alone")
         if isinstance(decision, Deny):
             raise Refused(decision, made.access, type_, placed=f"{type_}/{id_}", absent=absent)
         return _sealed(node, caller, made, id_, 1, time, decision, "update", created=True,
@@ -225,7 +248,8 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                         node.gate.entries(caller, "u", "update", decision, patients=before.home_patients,
                                           what=(f"{type_}/{id_}/_history/{row.vid}",)))
     return _sealed(node, caller, made, id_, row.vid + 1, time, decision, "update", created=row.deleted,
-                   hook=_type_hook(node, caller, old, made, id_), before=before.home_patients,
+                   hook=_type_hook(node, caller, old, made, id_, before=before.home_patients),
+                   before=before.home_patients,
                    # Who labels or moves a record does not become its author, and so allowed to change it.
                    author=(row.client, row.user) if only_labels or only_move else None,
                    targets=_known_targets(node, caller, connection, old, made, links))
@@ -262,7 +286,8 @@ def prepare_delete(node: Node, caller: Caller, connection: apsw.Connection, type
     require_match(row, expected)
     rules, hook = node.rules.get(type_), None
     if rules is not None:
-        hook = rules.check_deletion(node, connection, row)
+        deletion = rules.check_deletion
+        hook = _ruled(before, (), lambda: deletion(node, connection, row))
     among = links or Links()
     count = integrity.referrers(node, caller, connection, type_, id_, among)
     if count:
@@ -470,7 +495,10 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
             still(connection, caller)
             commit_prepared(connection, prepared, hook)
 
-        await aside.committed(node, aside.large_version(prepared.new), work)
+        try:
+            await aside.committed(node, aside.large_version(prepared.new), work)
+        except Refused as refused:
+            raise await audited_refusal(node, caller, refused, interaction, name) from None
         return prepared.written
     return await node.decided(caller, attempt)
 
