@@ -48,6 +48,7 @@ from gateway.records.versions import Versions
 from gateway.smart.failures import Failures, sweep_failures
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.launches import sweep_launches
+from gateway.smart.registration import sweep_registrations
 from gateway.smart.tokens import bearer, sweep
 from gateway.store import index_upkeep, jobs, journal
 from gateway.store import search_parameters as stored_parameters
@@ -203,7 +204,7 @@ def build_app(settings: Settings) -> ASGIApp:
     """The ASGI application of one worker."""
     from fastapi import FastAPI
 
-    from gateway.web import health, launches
+    from gateway.web import clients, health, launches, registration
     from gateway.web import smart as smart_web
     from gateway.web.fhir import FhirDoor
     from gateway.web.doors import Doors
@@ -224,6 +225,8 @@ def build_app(settings: Settings) -> ASGIApp:
     app.state.smart = smart
     app.include_router(smart_web.router(smart))
     app.include_router(launches.router(smart))
+    app.include_router(registration.router(smart))
+    app.include_router(clients.router(smart))
     app.include_router(static_router())
     app.include_router(health.router(node))
 
@@ -335,7 +338,8 @@ def run_ledger(settings: Settings) -> None:
     _every(0.15, stop, "consents", lambda: finality.show_finality(node))
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
-              custodian=deployment(settings).custodian, stop=stop, sweeps=(sweep, sweep_launches, jobs.sweep))
+              custodian=deployment(settings).custodian, stop=stop,
+              sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, jobs.sweep))
     carrying_out.join(_JOIN_S)
 
 

@@ -77,7 +77,25 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--kind", choices=("feed", "backend", "app"), default="feed",
                      help="feed: this hospital's own system (default); backend: a foreign one")
     add.set_defaults(run=_client_add)
-    close = client.add_parser("close", help="refuse a client from now on")
+    listed = client.add_parser("list", help="id, standing, kind and name of each, a line each")
+    listed.add_argument("--state", choices=("pending", "approved", "rejected", "closed"))
+    listed.set_defaults(run=_client_list)
+    show = client.add_parser("show", help="all that is known of a client, as JSON; no secret")
+    show.add_argument("id")
+    show.set_defaults(run=_client_show)
+    approve = client.add_parser("approve", help="let a client in that registered itself")
+    approve.add_argument("id")
+    approve.add_argument("--scope", help="less than it asks for")
+    approve.add_argument("--purpose", action="append", help="v3-ActReason code its tokens may carry; TREAT when absent")
+    approve.set_defaults(run=_client_approve)
+    reject = client.add_parser("reject", help="turn one away, or the change it asks for")
+    reject.add_argument("id")
+    reject.add_argument("--reason", required=True, help="the client is shown it")
+    reject.set_defaults(run=_client_reject)
+    rotate = client.add_parser("rotate-secret", help="print a new client secret; the old one is refused from now on")
+    rotate.add_argument("id")
+    rotate.set_defaults(run=_client_rotate_secret)
+    close = client.add_parser("close", help="refuse a client from now on, for good")
     close.add_argument("id")
     close.set_defaults(run=_client_close)
 
@@ -208,10 +226,49 @@ def _client_add(given: argparse.Namespace) -> int:
     return 0
 
 
-def _client_close(given: argparse.Namespace) -> int:
-    from gateway.smart.clients import close_client
+def _client_list(given: argparse.Namespace) -> int:
+    from gateway.smart.approvals import list_clients
 
-    close_client(_smart(_settings()), given.id)
+    smart, after = _smart(_settings()), ""
+    while found := list_clients(smart, given.state, after=after):
+        for one in found:
+            print(f"{one['client_id']}  {one['state']:<8}  {one['kind']:<7}  {one['name']}")
+        after = found[-1]["client_id"]
+    return 0
+
+
+def _client_show(given: argparse.Namespace) -> int:
+    from gateway.smart.approvals import show
+
+    print(json.dumps(show(_smart(_settings()), given.id), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _client_approve(given: argparse.Namespace) -> int:
+    from gateway.smart.approvals import Decider, approve
+
+    approve(_smart(_settings()), given.id, Decider(), scope=given.scope, purposes=given.purpose)
+    return 0
+
+
+def _client_reject(given: argparse.Namespace) -> int:
+    from gateway.smart.approvals import Decider, reject
+
+    print(reject(_smart(_settings()), given.id, Decider(), reason=given.reason))
+    return 0
+
+
+def _client_rotate_secret(given: argparse.Namespace) -> int:
+    from gateway.smart.approvals import Decider, rotate_secret
+
+    print(str(rotate_secret(_smart(_settings()), given.id, Decider())))
+    return 0
+
+
+def _client_close(given: argparse.Namespace) -> int:
+    from gateway.smart.approvals import Decider, close
+
+    close(_smart(_settings()), given.id, Decider())
     return 0
 
 

@@ -17,10 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import Forbidden, OAuthError
+from gateway.smart.accounts import find_account
 from gateway.smart.clients import find_client
 from gateway.smart.issuer import Smart
 from gateway.smart.launches import LIFE_MS, launch_url, open_launch
 from gateway.web.oauth_json import Threads, answered, grant_of, guarded, read_object
+from gateway.web.portal.session import check_csrf, check_origin, signed_in
 
 _FIELDS: Final[Mapping[str, tuple[type, ...]]] = {
     "client_id": (str,), "user": (str,), "patient": (str,), "encounter": (str,), "fhirContext": (list,),
@@ -54,10 +56,27 @@ def router(smart: Smart) -> APIRouter:
 
 
 def _opener(smart: Smart, request: Request) -> _Opener:
+    if request.headers.get("Authorization") is None:
+        session = signed_in(request)
+        if session is not None:
+            check_origin(request)
+            check_csrf(session, {"csrf": request.headers.get("X-CSRF-Token", "")})
+            if session.user is None or session.role is None:
+                raise Forbidden("nobody has verified who you are yet")
+            return _Opener(name=session.user, role=session.role, user=session.user,
+                           patient=_own_patient(smart, session.user, session.role))
     grant = grant_of(smart, request)
     if grant.client_kind != "feed" or grant.user is not None:
         raise Forbidden("launches are opened by this hospital's own systems, or in a person's own portal session")
     return _Opener(name=grant.client_id, role=grant.role)
+
+
+def _own_patient(smart: Smart, user: str, role: str) -> str | None:
+    """Whose records alone a patient or delegate launches an app on."""
+    if role == "patient":
+        return user
+    account = find_account(smart.database.reader, user) if role == "delegate" else None
+    return account.represents if account is not None else None
 
 
 def _fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +96,7 @@ def _opened(smart: Smart, opener: _Opener, asked: Mapping[str, Any]) -> dict[str
 
     def work(connection: apsw.Connection) -> dict[str, Any]:
         client = find_client(connection, asked["client_id"])
-        if client is None or client.closed_ms is not None or client.kind != "app":
+        if client is None or not client.stands or client.kind != "app":
             raise OAuthError("invalid_request", "client_id: is no registered app")
         handle = open_launch(
             connection, smart, client_id=client.id, opener=opener.name, role=opener.role,
@@ -86,9 +105,8 @@ def _opened(smart: Smart, opener: _Opener, asked: Mapping[str, Any]) -> dict[str
             fhir_context=asked.get("fhirContext", ()), need_patient_banner=asked.get("need_patient_banner", True),
             intent=asked.get("intent"), now_ms=now_ms)
         told: dict[str, Any] = {"launch": str(handle), "expires_in": LIFE_MS // 1_000}
-        uri = getattr(client, "launch_uri", None)
-        if uri:
-            told["launch_url"] = launch_url(uri, smart.settings.base_url, handle)
+        if client.launch_uri:
+            told["launch_url"] = launch_url(client.launch_uri, smart.settings.base_url, handle)
         return told
     return smart.database.transact(work)
 

@@ -8,6 +8,7 @@ https://www.rfc-editor.org/rfc/rfc7591#section-3.2.2, https://www.rfc-editor.org
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -37,6 +38,7 @@ LOG = logging.getLogger("gateway.oauth")
 MAX_BYTES: Final = 65_536
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _THREADS: Final = 4
+_UNSPEAKABLE: Final = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
 
 
 class Threads:
@@ -93,6 +95,8 @@ async def guarded(work: Callable[[], Awaitable[Response]]) -> Response:
 def error_response(error: Exception) -> Response:
     """An error as this door shows it."""
     status, code, description, headers = _face(error)
+    # RFC 6749 section 5.2: printable ASCII without quotes and backslashes; a client's own words may hold others.
+    description = _UNSPEAKABLE.sub("?", description)[:500]
     return JSONResponse({"error": code, "error_description": description}, status, {**headers, **NO_STORE})
 
 

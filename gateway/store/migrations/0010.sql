@@ -14,15 +14,13 @@ CREATE TABLE launch (
 CREATE INDEX launch_opener ON launch (opener, expires_ms);
 CREATE INDEX launch_expiry ON launch (expires_ms);
 
--- Clients that registered themselves (RFC 7591). A client row of theirs stands only while state is 'approved'.
+-- Clients that registered themselves (RFC 7591); client.state says whether they stand, client.metadata what is asked for.
 CREATE TABLE registration (
   client TEXT PRIMARY KEY,
-  state TEXT NOT NULL CHECK (state IN ('pending', 'approved', 'rejected', 'closed')),
-  metadata TEXT NOT NULL,          -- JSON in RFC 7591's words: what is asked for, approved or not
-  secret BLOB,                     -- keyed hash of the client secret
   token BLOB UNIQUE,               -- keyed hash of the registration access token; NULL: it ended
+  approved TEXT,                   -- JSON of what was last approved, which a rejected change goes back to; NULL: never
   created_ms INTEGER NOT NULL,
-  asked_ms INTEGER NOT NULL,       -- when what stands in metadata was asked for
+  asked_ms INTEGER NOT NULL,       -- when what is asked for was
   decided_ms INTEGER, decided_by TEXT, reason TEXT
 ) WITHOUT ROWID;
-CREATE INDEX registration_state ON registration (state, asked_ms);
+CREATE INDEX registration_created ON registration (created_ms);
