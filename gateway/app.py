@@ -335,11 +335,11 @@ def run_ledger(settings: Settings) -> None:
         return
     node = build_node(settings, ring, database)
 
-    _every(0.15, stop, "consents", lambda: finality.show_finality(node))
+    _every(0.15, stop, "consents", lambda: finality.turn(node))
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop,
-              sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, jobs.sweep))
+              sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, jobs.sweep), ended=finality.ended)
     carrying_out.join(_JOIN_S)
 
 

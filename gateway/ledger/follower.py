@@ -29,16 +29,23 @@ _FRESH_MS: Final = 10_000
 """How long a heartbeat is good for; it is renewed when half of it is over."""
 
 
+def nothing_else(connection: apsw.Connection) -> None:
+    """Where nothing hangs on provisions."""
+
+
 class Follower:
     """Follows one chain into one database. ``max_head_age_s`` None: the embedded chain, whose head may be any age."""
 
     def __init__(self, *, database: Database, chain: Chain, confirmations: int, max_head_age_s: int | None,
+                 ended: Callable[[apsw.Connection], object] = nothing_else,
                  clock: Callable[[], int] = now_ms) -> None:
+        """``ended``: what else ends with the provisions a block ended, in the same commit."""
         self._database = database
         self._chain = chain
         self._confirmations = confirmations
         self._max_head_age_ms = None if max_head_age_s is None else max_head_age_s * 1000
         self._clock = clock
+        self._ended = ended
         self._beat_ms = 0
         self._stalled = False
 
@@ -95,6 +102,8 @@ class Follower:
 
         def apply(connection: apsw.Connection) -> None:
             _apply(connection, events, grants, times)
+            if any(isinstance(event, Revoked | RevokedAll) for event in events):
+                self._ended(connection)
             followed.moved_on(connection, to, final)
             if caught_up:
                 followed.beat(connection, head, now_ms=now, fresh_until_ms=self._fresh_until(head, now))

@@ -27,7 +27,7 @@ from gateway.errors import GatewayError, Misconfigured, Unavailable
 from gateway.ledger.anchor import Anchorer
 from gateway.ledger.chain import Chain, address
 from gateway.ledger.closing import Closer
-from gateway.ledger.follower import Follower
+from gateway.ledger.follower import Follower, nothing_else
 from gateway.ledger.job import Policy
 from gateway.ledger.relay import Relay
 from gateway.ledger.sender import Sender
@@ -48,6 +48,7 @@ _SWEEP_AT_ONCE: Final = 500
 
 Sweep = Callable[[apsw.Connection, int], object]
 """Work of one transaction on a clock in milliseconds."""
+Ended = Callable[[apsw.Connection], object]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 def loops_of(*, settings: Settings, database: Database, ring: KeyRing, blobs: BlobBackend, chain: Chain,
-             custodian: str, sweeps: Sequence[Sweep] = ()) -> dict[str, Loop]:
+             custodian: str, sweeps: Sequence[Sweep] = (), ended: Ended = nothing_else) -> dict[str, Loop]:
     """The loops by name, not yet running."""
     embedded = not settings.chain_rpc
     turn = threading.Lock()
@@ -126,9 +127,9 @@ def loops_of(*, settings: Settings, database: Database, ring: KeyRing, blobs: Bl
                     interval_s=settings.batch_interval_s, batch_max=settings.batch_max)
     sender = Sender(database=database, chain=chain, policy=Policy(confirmations=settings.chain_confirmations))
     anchorer = Anchorer(database=database, chain=chain, custodian=address(custodian), sender=sender)
-    relay = Relay(database=database, chain=chain, sender=sender)
+    relay = Relay(database=database, chain=chain, sender=sender, ended=ended)
     follower = Follower(database=database, chain=chain, confirmations=settings.chain_confirmations,
-                        max_head_age_s=None if embedded else settings.chain_max_head_age_s)
+                        max_head_age_s=None if embedded else settings.chain_max_head_age_s, ended=ended)
 
     def sweep() -> bool:
         now = now_ms()
@@ -152,15 +153,16 @@ def loops_of(*, settings: Settings, database: Database, ring: KeyRing, blobs: Bl
 
 
 def run_loops(*, settings: Settings, database: Database, ring: KeyRing, blobs: BlobBackend, chain: Chain,
-              custodian: str, stop: threading.Event, sweeps: Sequence[Sweep] = ()) -> None:
+              custodian: str, stop: threading.Event, sweeps: Sequence[Sweep] = (), ended: Ended = nothing_else) -> None:
     """Run every loop until ``stop``; returns once they ended.
 
-    ``sweeps`` are further deletions to run each minute, such as ``smart.tokens.sweep``. Raises Misconfigured when
+    ``sweeps`` are further deletions to run each minute, such as ``smart.tokens.sweep``; ``ended`` is what else ends
+    with provisions that the chain ended, in the same commit. Raises Misconfigured when
     another process runs them on the same data.
     """
     with only_one(settings.data_dir / "ledger.lock"):
         loops = loops_of(settings=settings, database=database, ring=ring, blobs=blobs, chain=chain,
-                         custodian=custodian, sweeps=sweeps)
+                         custodian=custodian, sweeps=sweeps, ended=ended)
         threads = [threading.Thread(target=loop.run, args=(stop, loops), name=loop.name, daemon=True)
                    for loop in loops.values()]
         for thread in threads:

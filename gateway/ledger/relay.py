@@ -8,11 +8,12 @@ contract's nonces make a second delivery a refusal. ``paths.md``, Grant and revo
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import apsw
 
-from gateway.errors import ChainReverted
+from gateway.errors import ChainReverted, Moved
 from gateway.ledger.chain import (
     Chain,
     Event,
@@ -25,8 +26,10 @@ from gateway.ledger.chain import (
     RevokedAll,
     grant_id,
 )
+from gateway.ledger.follower import nothing_else
 from gateway.ledger.job import (
     Action,
+    Attempt,
     Facts,
     Failed,
     Finalised,
@@ -60,10 +63,13 @@ _DOUBT_MS: Final = 3_000
 class Relay:
     """Relays the intents of one hospital."""
 
-    def __init__(self, *, database: Database, chain: Chain, sender: Sender) -> None:
+    def __init__(self, *, database: Database, chain: Chain, sender: Sender,
+                 ended: Callable[[apsw.Connection], object] = nothing_else) -> None:
+        """``ended``: what else ends with provisions, in the commit that ends them."""
         self._database = database
         self._chain = chain
         self._sender = sender
+        self._ended = ended
         self._not_before_ms: dict[int, int] = {}
         self._doubted_ms: dict[int, int] = {}
         self._quiet = Quiet(sender.clock)
@@ -95,8 +101,8 @@ class Relay:
                 refused=refused, basis=b"" if self._not_before_ms.get(intent.pk, 0) <= now_ms else None,
                 hole=queue.hole_for("intent", intent.pk), first=queue.first()))
             if action == Send(None):
-                action = self._asked_first(intent, action, head)
-            queue = self._carry_out(intent, action, queue)
+                action = Wait() if _behind(intent, found) else self._asked_first(intent, action, head)
+            queue = self._carry_out(intent, action, queue, head=max(head, stand))
             moved = moved or not isinstance(action, Wait)
         self._quiet.note(None if moved else (tip, stand, found))
         return moved
@@ -122,34 +128,73 @@ class Relay:
             return Failed(Revert(name=error.name, arguments=error.arguments))
         return action
 
-    def _carry_out(self, intent: Intent, action: Action, queue: Queue) -> Queue:
+    def _submitted(self, intent: Intent, queue: Queue, *, nonce: int | None = None,
+                   replaces: Attempt | None = None) -> Queue:
+        try:
+            return self._sender.submit(queue, kind="intent", job=intent.pk, call=intent.call, basis=b"", nonce=nonce,
+                                       replaces=replaces, record=lambda tx: outbox.submitted(tx, intent.pk))
+        except Moved:
+            return queue  # withdrawn since it was read: nothing was sent
+
+    def _carry_out(self, intent: Intent, action: Action, queue: Queue, *, head: int) -> Queue:
         pk = intent.pk
         match action:
             case Send(nonce=nonce):
-                return self._sender.submit(queue, kind="intent", job=pk, call=intent.call, basis=b"", nonce=nonce,
-                                           record=lambda connection: outbox.submitted(connection, pk))
+                return self._submitted(intent, queue, nonce=nonce)
             case Replace(attempt=attempt):
-                return self._sender.submit(queue, kind="intent", job=pk, call=intent.call, basis=b"", replaces=attempt,
-                                           record=lambda connection: outbox.submitted(connection, pk))
+                return self._submitted(intent, queue, replaces=attempt)
             case Mined(landing=at):
                 self._database.transact(lambda connection: outbox.landed(
                     connection, pk, "mined", tx_hash=at.tx_hash, block_number=at.block_number,
                     block_hash=at.block_hash))
             case Finalised(landing=at):
-                self._database.transact(lambda connection: outbox.landed(
-                    connection, pk, "final", tx_hash=at.tx_hash, block_number=at.block_number,
-                    block_hash=at.block_hash))
+                standing = self._standing(intent.call, at, head) if isinstance(intent.call, GrantCall) else None
+
+                def finalise(connection: apsw.Connection) -> None:
+                    outbox.landed(connection, pk, "final", tx_hash=at.tx_hash, block_number=at.block_number,
+                                  block_hash=at.block_hash)
+                    if isinstance(standing, Granted):
+                        followed.granted_for_good(connection, standing)
+                    elif isinstance(standing, bytes) and followed.revoked(connection, standing):
+                        self._ended(connection)
+                self._database.transact(finalise)
             case Unmined():
                 LOG.warning("a reorg took a signed act back", extra={"kind": intent.kind})
                 self._database.transact(lambda connection: outbox.submitted(connection, pk))
             case Failed(revert=revert):
                 LOG.warning("a signed act was refused", extra={"kind": intent.kind, "reason": revert.name})
-                self._database.transact(lambda connection: refuse(connection, intent, revert.name))
+
+                def fail(connection: apsw.Connection) -> None:
+                    refuse(connection, intent, revert.name)
+                    if revert.name == "EpochMismatch":
+                        followed.epoch_is(connection, intent.call.patient, int(str(revert.arguments[2])))
+                    self._ended(connection)
+                self._database.transact(fail)
                 self._not_before_ms.pop(pk, None)
                 self._doubted_ms.pop(pk, None)
             case Wait():
                 pass
         return queue
+
+    def _standing(self, call: GrantCall, at: Landing, head: int) -> Granted | bytes | None:
+        """For a grant whose provisions the follower did not find when it passed its block, for they were signed here
+        later: its event, or its id if it was revoked since. None: the follower found them."""
+        name = _name(call)
+        if not followed.is_pending(self._database.reader, name):
+            return None
+        granted: Granted | None = None
+        for first in range(at.block_number, head + 1, _WINDOW):
+            for event in self._chain.logs(first, min(head, first + _WINDOW - 1)):
+                match event:
+                    case Granted() if event.grant_id == name:
+                        granted = event
+                    case Revoked() if event.grant_id == name:
+                        return name
+                    case RevokedAll() if granted and event.patient == call.patient and event.epoch > granted.epoch:
+                        return name
+                    case _:
+                        pass
+        return granted
 
     def _elsewhere(self, call: SignedCall, head: int) -> Landing | None:
         """Where the act took effect by a transaction that is not ours."""
@@ -164,6 +209,13 @@ class Relay:
                                    block_time_s=block.time_s)
             below -= _WINDOW
         return None
+
+
+def _behind(intent: Intent, found: Sequence[Intent]) -> bool:
+    """A revoke-all goes after the grants that were sent before it: it ends them only once they have landed."""
+    return isinstance(intent.call, RevokeAllCall) and any(
+        other.pk < intent.pk and isinstance(other.call, GrantCall) and other.call.patient == intent.call.patient
+        and other.recorded is None for other in found)
 
 
 def refuse(connection: apsw.Connection, intent: Intent, error: str) -> None:

@@ -6,13 +6,16 @@ signers, and to sign twice. ``data.md``: Consent on the wire.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 import apsw
 
 from gateway import audit
-from gateway.access.typed_data import GrantMessage, RevokeMessage, terms_hash, typed_data
+from gateway.access.decision import Permit
+from gateway.access.period import date_range
+from gateway.access.typed_data import Message, kind_of, terms_hash, typed_data
 from gateway.audit import Disclosure
 from gateway.errors import Conflict, Moved, Unprocessable
 from gateway.fhir.resource import Resource, serialise
@@ -22,23 +25,31 @@ from gateway.records.gate import Caller
 from gateway.records.node import Node, still
 from gateway.records.signing import (
     Signable,
+    Signer,
     deadlines_s,
-    kind_for,
+    options,
     parameters_of,
     revoke_message,
     signable_of,
     signature_of,
+    signer_at,
+    signer_for,
 )
 from gateway.records.write import Written
 from gateway.store import journal, outbox, provisions
 from gateway.store.sql import now_ms
 
 
-async def show(node: Node, caller: Caller, id_: str, *, wallet: str | None) -> bytes:
-    """``$typed-data``: the EIP-712 JSON to sign; of a Consent that was signed, the revocation of its grant."""
+async def show(node: Node, caller: Caller, id_: str, given: Mapping[str, str]) -> bytes:
+    """``$typed-data``: the EIP-712 JSON to sign; of a Consent that was signed, the revocation of its grant.
+
+    ``given``: ``wallet``, ``kind`` and ``credential``. For a passkey the JSON also has ``publicKey``, the options for
+    ``navigator.credentials.get``, whose challenge is the EIP-712 digest.
+    """
     async def attempt(caller: Caller) -> bytes:
         at = await current(node, caller, id_, "typed-data", "r")
-        shown = serialise(typed_data(_asked(node, caller, at, wallet), node.domain))
+        signer, message = _asked(node, caller, at, given)
+        shown = shown_to(node, signer, message)
         rows = node.gate.entries(caller, "r", "typed-data", at.decision, patients=(f"Patient/{at.patient}",),
                                  what=(f"Consent/{id_}/_history/{at.row.vid}",))
         await node.disclosures.join(Disclosure(caller.seq, rows))
@@ -46,17 +57,24 @@ async def show(node: Node, caller: Caller, id_: str, *, wallet: str | None) -> b
     return await node.decided(caller, attempt)
 
 
-def _asked(node: Node, caller: Caller, at: Current, wallet: str | None) -> GrantMessage | RevokeMessage:
+def shown_to(node: Node, signer: Signer, message: Message) -> bytes:
+    """A message as its signer is shown it."""
+    asked = typed_data(message, node.domain)
+    return serialise({**asked, "publicKey": options(node, signer, message)} if signer.kind == "passkey" else asked)
+
+
+def _asked(node: Node, caller: Caller, at: Current, given: Mapping[str, str]) -> tuple[Signer, Message]:
     connection, status = node.database.reader, at.consent.get("status")
     granted = outbox.grant_of_consent(connection, at.row.id)
     if granted is not None:
-        return revoke_message(node, at, granted, deadlines_s()[0])
+        signer = signer_at(node, at.patient, kind_of(granted.nonce), granted.patient)
+        return signer, revoke_message(node, at.patient, at.row.id, granted, deadlines_s()[0])
     if status == "active":
         raise Conflict("this Consent rests on no grant; revoke it with $revoke")
     if status != "proposed":
         raise Conflict(f"a Consent that is {status} is not signed")
-    kind, signer = kind_for(node, caller, at.patient, wallet, None)
-    return signable_of(node, connection, at, kind, signer).message
+    signer = signer_for(node, caller, at.patient, given)
+    return signer, signable_of(node, connection, at, signer).message
 
 
 async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Written:
@@ -72,17 +90,21 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
         row, patient = at.row, at.patient
         if at.consent.get("status") != "proposed" or is_signed(node.database.reader, id_):
             raise Conflict(f"Consent/{id_} is {at.consent.get('status')}, or was signed already")
-        kind, wallet = kind_for(node, caller, patient, given.get("wallet"), given.get("kind") or (
-            None if given.get("signature") else "custodial"))
-        signable = signable_of(node, node.database.reader, at, kind, wallet)
+        signer = signer_for(node, caller, patient, given or {"kind": "custodial"})
+        signable = signable_of(node, node.database.reader, at, signer)
         if signable.message.deadline_s < now_ms() // 1000:
             raise Unprocessable("the time to sign has passed: update the Consent and ask again", code="expired",
                                 expression="Consent")
         if signable.provisions[0].valid_until_ms <= now_ms():
             raise Unprocessable("the period of the terms is over", code="expired",
                                 expression="Consent.provision.period")
-        signed = signature_of(node, caller, patient, signable, given.get("signature"))
-        rows = node.gate.entries(caller, "u", "sign", at.decision, what=(f"Consent/{id_}/_history/{row.vid}",),
+        decision = at.decision
+        if signer.kind == "attested":
+            require_verified(at.consent, patient)
+            # The patient was not there: they are told.
+            decision = replace(decision, notify=True) if isinstance(decision, Permit) else decision
+        signed = signature_of(node, caller, patient, signable, given)
+        rows = node.gate.entries(caller, "u", "sign", decision, what=(f"Consent/{id_}/_history/{row.vid}",),
                                  patients=(f"Patient/{patient}",))
 
         def work(connection: apsw.Connection) -> None:
@@ -90,10 +112,10 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
             now = journal.current(connection, "Consent", id_)
             if now is None or now.seq != row.seq or is_signed(connection, id_):
                 raise Moved("the Consent changed")
-            _store(node, connection, id_, signable, signed)
-            if given.get("wallet") and kind == "wallet":
+            _store(node, connection, id_, signable, signed, caller.grant.user)
+            if given.get("wallet") and signer.kind == "wallet":
                 connection.execute("UPDATE account SET wallet=? WHERE fhir_user=? AND wallet IS NULL",
-                                   (wallet, f"Patient/{patient}"))
+                                   (signer.address, f"Patient/{patient}"))
             audit.append(connection, rows)
 
         await node.commits.commit(work)
@@ -101,13 +123,39 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
     return await node.decided(caller, attempt)
 
 
-def _store(node: Node, connection: apsw.Connection, id_: str, signable: Signable, signed: bytes) -> None:
+def require_verified(consent: Resource, patient: str) -> None:
+    """A paper consent says with whom it was verified, and when. Raises Unprocessable.
+    https://hl7.org/fhir/R4/consent-definitions.html#Consent.verification"""
+    now = now_ms()
+    for one in consent.get("verification") or ():
+        with_ = str((one.get("verifiedWith") or {}).get("reference", ""))
+        when = _moment_ms(one.get("verificationDate"))
+        if one.get("verified") is True and when is not None and when <= now and (
+                with_ == f"Patient/{patient}" or with_.startswith("RelatedPerson/")):
+            return
+    raise Unprocessable("a paper consent needs a verification: verified, verifiedWith the patient or a RelatedPerson, "
+                        "and a verificationDate that is not to come", code="required",
+                        expression="Consent.verification")
+
+
+def _moment_ms(value: object) -> int | None:
+    """When a dateTime begins."""
+    try:
+        return date_range(value)[0] if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _store(node: Node, connection: apsw.Connection, id_: str, signable: Signable, signed: bytes,
+           user: str | None) -> None:
     state: Literal["pending", "final"] = "pending" if signable.on_chain else "final"
     grant = signable.grant if signable.on_chain else b""
     for provision in signable.provisions:
         provisions.put(connection, replace(provision, state=state, grant_id=grant), consent=id_,
                        address=signable.message.patient, grantee_hash=node.index.grantee,
                        category_hash=node.index.category)
+    connection.execute("INSERT OR REPLACE INTO consent_signature (consent,signer,address,user,signed_ms) "
+                       "VALUES (?,?,?,?,?)", (id_, signable.signer.kind, signable.signer.address, user, now_ms()))
     if signable.on_chain:
         message = signable.message
         outbox.enqueue(connection, kind="grant", consent=id_, created_ms=now_ms(), call=GrantCall(

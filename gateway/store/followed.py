@@ -79,6 +79,12 @@ def granted_for_good(connection: apsw.Connection, event: Granted) -> int:
     return provisions.set_state_of_grant(connection, event.grant_id, "final", only=("pending",))
 
 
+def is_pending(connection: apsw.Connection, grant_id: bytes) -> bool:
+    """Whether provisions still wait for the grant to be final."""
+    return connection.execute("SELECT 1 FROM provision WHERE grant_id=? AND state='pending' LIMIT 1",
+                              (grant_id,)).get is not None
+
+
 def revoked(connection: apsw.Connection, grant_id: bytes) -> int:
     """Revoked in some block, final or not: denied from this commit on; how many provisions."""
     return provisions.set_state_of_grant(connection, grant_id, "revoked", only=("pending", "final"))
@@ -89,6 +95,7 @@ def revoked_all(connection: apsw.Connection, patient: Address, epoch: int, time_
 
     A permit that was not granted yet belongs to no epoch: it ends too unless it was signed after that block.
     """
+    epoch_is(connection, patient, epoch)
     connection.execute(
         "UPDATE provision SET state='revoked' WHERE address=? AND permit=1 AND state<>'revoked' AND (epoch<? OR "
         "(epoch IS NULL AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.consent=provision.consent AND i.kind='grant' "
@@ -97,6 +104,18 @@ def revoked_all(connection: apsw.Connection, patient: Address, epoch: int, time_
     if moved:
         journal.bump_decision_seq(connection)
     return moved
+
+
+def epoch_is(connection: apsw.Connection, patient: Address, epoch: int) -> None:
+    """The epoch a patient address is in on chain."""
+    connection.execute("INSERT OR REPLACE INTO patient_epoch VALUES (?,?)", (patient, epoch))
+
+
+def epoch_of(connection: apsw.Connection, patient: Address) -> int:
+    """The epoch a patient address was in when last seen: what a revoke-all ends."""
+    for (epoch,) in connection.execute("SELECT epoch FROM patient_epoch WHERE address=?", (patient,)):
+        return int(str(epoch))
+    return 0
 
 
 def beat(connection: apsw.Connection, head: Block, *, now_ms: int, fresh_until_ms: int | None) -> None:

@@ -9,19 +9,22 @@ the hash of the call) and to know how it was signed or sent. An intent is commit
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Final, Literal, cast
 
 import apsw
 
-from gateway.errors import BlockCorrupt
-from gateway.ledger.chain import GrantCall, RevokeAllCall, RevokeCall, address
+from gateway.errors import BlockCorrupt, Moved
+from gateway.ledger.chain import Address, GrantCall, RevokeAllCall, RevokeCall, address
 from gateway.store.cbor import Value, decode, encode
 
 IntentKind = Literal["grant", "revoke", "revoke-all"]
 IntentState = Literal["signed", "submitted", "mined", "final", "failed"]
 SignedCall = GrantCall | RevokeCall | RevokeAllCall
 
+WITHDRAWN: Final = "Withdrawn"
+"""Error of a grant that its patient ended before it was sent."""
 _CALLS: Final[dict[str, type[GrantCall] | type[RevokeCall] | type[RevokeAllCall]]] = {
     "grant": GrantCall, "revoke": RevokeCall, "revoke-all": RevokeAllCall}
 _COLUMNS: Final = "pk, id, kind, consent, call, state, created_ms, tx_hash, block_number, block_hash, error"
@@ -83,6 +86,12 @@ def refusal_of_consent(connection: apsw.Connection, consent: str) -> str | None:
     return None
 
 
+def failures_of_consent(connection: apsw.Connection, consent: str, kind: IntentKind) -> int:
+    """How many acts of a kind for a Consent the chain refused."""
+    return int(str(connection.execute("SELECT count(*) FROM intent WHERE consent=? AND kind=? AND state='failed'",
+                                      (consent, kind)).get))
+
+
 def has_open(connection: apsw.Connection) -> bool:
     """Whether any intent is on its way; one indexed read."""
     return connection.execute(
@@ -104,9 +113,36 @@ def intent(connection: apsw.Connection, id_: str) -> Intent | None:
 
 
 def submitted(connection: apsw.Connection, pk: int) -> None:
-    """A transaction for it was signed, or a reorg took back the one that had landed."""
+    """A transaction for it was signed, or a reorg took back the one that had landed. Raises Moved: it was withdrawn."""
     connection.execute("UPDATE intent SET state='submitted', tx_hash=NULL, block_number=NULL, block_hash=NULL "
-                       "WHERE pk=?", (pk,))
+                       "WHERE pk=? AND state<>'failed'", (pk,))
+    if not connection.changes():
+        raise Moved("the act was withdrawn")
+
+
+def withdraw_grants(connection: apsw.Connection, patient: Address) -> int:
+    """Grants of this address that no transaction was signed for never will be: their signatures go; how many."""
+    unsent = connection.execute("SELECT pk, call FROM intent WHERE state='signed' AND kind='grant'").fetchall()
+    withdrawn = 0
+    for pk, data in unsent:
+        call = cast(GrantCall, decode_call(cast(bytes, data)))
+        if call.patient == patient:
+            connection.execute("UPDATE intent SET state='failed', error=?, call=? WHERE pk=?",
+                               (WITHDRAWN, encode_call(replace(call, signature=b"")), pk))
+            withdrawn += 1
+    return withdrawn
+
+
+def failed_of_kind(connection: apsw.Connection, kind: IntentKind, errors: Sequence[str]) -> tuple[Intent, ...]:
+    """Acts of a kind that the chain refused with one of ``errors``, oldest first."""
+    return tuple(_intent(row) for row in connection.execute(
+        f"SELECT {_COLUMNS} FROM intent WHERE state='failed' AND kind=? AND error IN "  # noqa: S608
+        f"({','.join('?' * len(errors))}) ORDER BY pk", (kind, *errors)))
+
+
+def renewed(connection: apsw.Connection, pk: int) -> None:
+    """Another act stands for this refused one."""
+    connection.execute("UPDATE intent SET error='Renewed' WHERE pk=? AND state='failed'", (pk,))
 
 
 def landed(connection: apsw.Connection, pk: int, state: Literal["mined", "final"], *, tx_hash: bytes,

@@ -1,9 +1,10 @@
-"""A Consent's own doors, ``$typed-data``, ``$sign`` and ``$revoke``, and every version's ``$receipt``. ``data.md``."""
+"""A Consent's own doors, ``$typed-data``, ``$sign`` and ``$revoke``, a patient's ``$revoke-all``, and every version's
+``$receipt``. ``data.md``."""
 
 from __future__ import annotations
 
 from gateway.errors import NotFound
-from gateway.records import granting, receipts, revoking
+from gateway.records import granting, receipts, revoking, revoking_all
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
 from gateway.web.door import Door
@@ -11,6 +12,7 @@ from gateway.web.interactions import version_id
 from gateway.web.routes import Route
 
 _CONSENT = frozenset({"Consent"})
+_PATIENT = frozenset({"Patient"})
 _URN = "urn:fhir-gateway:operation:"
 
 
@@ -24,8 +26,12 @@ async def receipt(door: Door, ask: Ask) -> Answer:
 
 
 async def typed_data(door: Door, ask: Ask) -> Answer:
-    """What a wallet is asked to sign."""
-    return Answer(200, await granting.show(door.node, ask.caller, ask.id, wallet=ask.one("wallet")))
+    """What a wallet, or a passkey, is asked to sign."""
+    return Answer(200, await granting.show(door.node, ask.caller, ask.id, _signer(ask)))
+
+
+def _signer(ask: Ask) -> dict[str, str]:
+    return {name: value for name in ("wallet", "kind", "credential") if (value := ask.one(name)) is not None}
 
 
 async def sign(door: Door, ask: Ask) -> Answer:
@@ -39,6 +45,17 @@ async def revoke(door: Door, ask: Ask) -> Answer:
     return door.written(await revoking.revoke(door.node, ask.caller, ask.id, body))
 
 
+async def revoke_all_shown(door: Door, ask: Ask) -> Answer:
+    """What a wallet or passkey signs to end everything."""
+    return Answer(200, await revoking_all.show(door.node, ask.caller, ask.id, _signer(ask)))
+
+
+async def revoke_all(door: Door, ask: Ask) -> Answer:
+    """The end of everything a patient granted."""
+    body = await ask.resource() if ask.has_body else None
+    return Answer(200, await revoking_all.revoke_all(door.node, ask.caller, ask.id, body))
+
+
 ROUTES = (
     Route(method="GET", shape="T/I/_history/V/$receipt", name="receipt", handler=receipt, kind="operation",
           definition=f"{_URN}receipt"),
@@ -50,4 +67,8 @@ ROUTES = (
           definition=f"{_URN}sign"),
     Route(method="POST", shape="T/I/$revoke", name="revoke", handler=revoke, kind="operation", types=_CONSENT,
           definition=f"{_URN}revoke"),
+    Route(method="GET", shape="T/I/$revoke-all", name="revoke-all", handler=revoke_all_shown, kind="operation",
+          types=_PATIENT, definition=f"{_URN}revoke-all"),
+    Route(method="POST", shape="T/I/$revoke-all", name="revoke-all", handler=revoke_all, kind="operation",
+          types=_PATIENT, definition=f"{_URN}revoke-all"),
 )

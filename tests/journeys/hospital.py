@@ -30,11 +30,11 @@ LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"
 class Hospital:
     """A gateway under ``folder``; requests run to their end on a loop of its own."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, deployment: Mapping[str, object] | None = None, **settings: str) -> None:
         self.settings = load_settings({"GATEWAY_DATA_DIR": str(folder), "GATEWAY_LOG_LEVEL": "debug", **{
             f"GATEWAY_{name.upper()}": value for name, value in settings.items()}})
         self.settings.deployment_path.parent.mkdir(parents=True)
-        self.settings.deployment_path.write_text(json.dumps({
+        self.settings.deployment_path.write_text(json.dumps(deployment or {
             "chain_id": 77, "custodian": "0x" + "11" * 20, "record_anchor": "0x" + "22" * 20,
             "consent_registry": "0x" + "33" * 20, "hospital_registry": "0x" + "44" * 20}))
         self.loop = asyncio.new_event_loop()

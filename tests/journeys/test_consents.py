@@ -9,11 +9,12 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
-from gateway.ledger.chain import RevokeCall
+from gateway.access.typed_data import kind_of
+from gateway.ledger.chain import GrantCall, RevokeCall
 from gateway.ledger.relay import refuse
 from gateway.records import finality, revoking, signing
 from gateway.smart.accounts import add_user
-from gateway.store import outbox, provisions
+from gateway.store import journal, outbox, provisions
 from tests.journeys.hospital import Client, Hospital, consent
 
 KEY, OTHER = Account.from_key(b"\x11" * 32), Account.from_key(b"\x12" * 32)
@@ -136,9 +137,38 @@ def test_the_patient_of_a_reference_with_a_version_is_the_patient_named(hospital
 def test_a_paper_consent_is_attested_by_the_records_office(hospital: Hospital, patient: str) -> None:
     add_user(hospital.smart, fhir_user="Practitioner/paper-1", role="records-office", name="Records office")
     office = hospital.clinician("paper-1", purpose="HOPERAT")
-    id_ = proposed(office, patient)
+    told = {"verified": True, "verifiedWith": {"reference": f"Patient/{patient}"}, "verificationDate": "2026-01-02"}
+    id_ = proposed(office, patient, verification=[told])
     assert signed(office, id_, kind="custodial").status_code == 403
+    assert signed(hospital.patient(patient), id_, kind="attested").status_code == 403
     assert signed(office, id_, kind="attested").status_code == 200
+    [(signer,)] = hospital.database.reader.execute("SELECT signer FROM consent_signature WHERE consent=?", (id_,))
+    assert signer == "attested"
+    [act] = [one for one in outbox.open_intents(hospital.database.reader, limit=1000) if one.consent == id_]
+    assert isinstance(act.call, GrantCall)
+    assert kind_of(act.call.nonce) == "attested"
+    assert hospital.patient(patient).request("POST", f"Consent/{id_}/$revoke").status_code == 200
+    assert states(hospital, id_) == ["revoked"]
+
+
+@pytest.mark.parametrize("verification", [
+    [], [{"verified": False, "verificationDate": "2026-01-02"}], [{"verified": True}],
+    [{"verified": True, "verificationDate": "2026-01-02"}],
+    [{"verified": True, "verificationDate": "2999-01-02", "verifiedWith": {"reference": "Patient/@"}}],
+    [{"verified": True, "verificationDate": "2026-01-02", "verifiedWith": {"reference": "Patient/other"}}]])
+def test_a_paper_consent_says_who_verified_it_and_when(hospital: Hospital, patient: str,
+                                                       verification: list[dict[str, Any]]) -> None:
+    if journal.current(hospital.database.reader, "Patient", "other") is None:
+        hospital.feed.put("Patient/other", {"resourceType": "Patient", "id": "other"})
+    add_user(hospital.smart, fhir_user="Practitioner/paper-2", role="records-office", name="Records office")
+    office = hospital.clinician("paper-2", purpose="HOPERAT")
+    for one in verification:
+        if "verifiedWith" in one:
+            one["verifiedWith"] = {"reference": one["verifiedWith"]["reference"].replace("@", patient)}
+    id_ = proposed(office, patient, **({"verification": verification} if verification else {}))
+    before = hospital.stored()
+    assert signed(office, id_, kind="attested").status_code == 422
+    assert hospital.stored() == before
 
 
 def test_a_delegate_brings_no_wallet_of_the_patient(hospital: Hospital, patient: str) -> None:

@@ -1,0 +1,206 @@
+"""``Patient/{id}/$revoke-all``: everything a patient granted ends in one commit, and on chain by one epoch.
+
+Owns what belongs into that commit (each Consent's ``inactive`` version, its provisions, what apps do by it, grants not
+sent yet) and the acts for the chain; refuses whoever may not end every one of those Consents. Denials stay: they
+protect. Invariants 4 and 6.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apsw
+
+from gateway import audit
+from gateway.access.decision import Decision, Deny, Permit
+from gateway.audit import Disclosure
+from gateway.errors import Conflict, Unprocessable
+from gateway.fhir.resource import Resource, parse, serialise
+from gateway.ledger.chain import Address, RevokeAllCall, address
+from gateway.records import aside, ending, write
+from gateway.records.gate import Caller, refusal
+from gateway.records.granting import shown_to
+from gateway.records.node import Node, still
+from gateway.records.signing import (
+    deadlines_s,
+    given_signature,
+    kept_address,
+    parameters_of,
+    revoke_all_message,
+    signer_for,
+)
+from gateway.records.write import Prepared, Refused
+from gateway.store import followed, journal, outbox
+from gateway.store.sql import now_ms
+
+_APART = 10
+"""How many Consents are worth a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """What one caller's revoke-all ends: Consents' next versions, and the ids of all whose provisions go."""
+
+    prepared: tuple[Prepared, ...]
+    consents: tuple[str, ...]
+
+
+async def show(node: Node, caller: Caller, patient: str, given: Mapping[str, str]) -> bytes:
+    """``GET``: the EIP-712 JSON by which the patient's wallet or passkey ends all it granted.
+
+    Raises Conflict: the kept key signs for itself.
+    """
+    async def attempt(caller: Caller) -> bytes:
+        decision = await _permitted(node, caller, patient, "r")
+        signer = signer_for(node, caller, patient, given)
+        if signer.kind in ("custodial", "attested"):
+            raise Conflict("the kept key signs this by itself: POST $revoke-all")
+        account = address(signer.address)
+        message = revoke_all_message(node, patient, signer.kind, account, followed.epoch_of(
+            node.database.reader, account), deadlines_s()[0])
+        rows = node.gate.entries(caller, "r", "revoke-all-shown", decision, patients=(f"Patient/{patient}",),
+                                 what=(f"Patient/{patient}",))
+        await node.disclosures.join(Disclosure(caller.seq, rows))
+        return shown_to(node, signer, message)
+    return await node.decided(caller, attempt)
+
+
+async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resource | None) -> bytes:
+    """``POST``: Parameters telling how many Consents ended and, for each patient address, what the chain is told.
+
+    Raises NotFound (no such patient for this caller), Forbidden, Unprocessable (a signature that is not the patient's).
+    """
+    given = parameters_of(parameters) if parameters is not None else {}
+
+    async def attempt(caller: Caller) -> bytes:
+        decision = await _permitted(node, caller, patient, "u")
+        try:
+            found = await aside.done(_many(node, patient), lambda: _prepared(node, caller, patient))
+        except Refused as refused:
+            raise await write.audited_refusal(node, caller, refused, "u", "revoke-all") from None
+        signed = _signed(node, caller, patient, given) if given.get("signature") else None
+        if caller.grant.self_patient != f"Patient/{patient}" and isinstance(decision, Permit):
+            decision = replace(decision, notify=True)
+        rows = node.gate.entries(caller, "u", "revoke-all", decision, patients=(f"Patient/{patient}",),
+                                 what=(f"Patient/{patient}",))
+        told: list[tuple[str, str]] = []
+
+        def work(connection: apsw.Connection) -> None:
+            told.clear()
+            still(connection, caller)
+            for prepared in found.prepared:
+                write.commit_prepared(connection, prepared)
+            for (account,) in connection.execute("SELECT DISTINCT address FROM provision WHERE consent IN "
+                                                 "(SELECT value FROM json_each(?))", (consents,)).fetchall():
+                outbox.withdraw_grants(connection, address(str(account)))
+            accounts = _accounts(connection, patient)
+            for consent in found.consents:
+                ending.here(connection, consent)
+            told.extend(_tell(node, connection, patient, accounts, signed))
+            audit.append(connection, rows)
+
+        consents = json.dumps(found.consents)
+        await aside.committed(node, len(found.prepared) > _APART, work)
+        return _answer(len(found.consents), told)
+    return await node.decided(caller, attempt)
+
+
+async def _permitted(node: Node, caller: Caller, patient: str, letter: str) -> Decision:
+    """Whether the caller may do this to a Consent of the patient, as nobody's version has it. Raises as a read does."""
+    what = f"Patient/{patient}"
+    known = journal.current(node.database.reader, "Patient", patient)
+    facts = write.drafted(node, {"resourceType": "Consent", "patient": {"reference": what}}, str(uuid.uuid4()),
+                          client="gateway", user=None).access
+    decision = node.gate.decide(node.database.reader, caller, letter, stored=facts, proposed=facts)
+    if known is None and not isinstance(decision, Deny):
+        decision = Deny("permission", "there is no such patient")
+    if isinstance(decision, Deny):
+        rows = node.gate.entries(caller, letter, "revoke-all", decision, what=(what,),
+                                 patients=(what,) if known is not None else ())
+        await node.commits.commit(lambda tx: audit.append(tx, rows))
+        raise refusal(decision, what)
+    return decision
+
+
+def _many(node: Node, patient: str) -> bool:
+    return len(_consents(node.database.reader, patient)) > _APART
+
+
+def _consents(connection: apsw.Connection, patient: str) -> list[str]:
+    """Consents of the patient with a permit that counts or will."""
+    return [str(consent) for (consent,) in connection.execute(
+        "SELECT DISTINCT p.consent FROM patient h JOIN provision p ON p.patient=h.pk WHERE h.id=? AND p.permit=1 "
+        "AND p.state<>'revoked'", (patient,)).fetchall()]
+
+
+def _prepared(node: Node, caller: Caller, patient: str) -> _Ending:
+    """Raises Refused (a Consent this caller may not end), Forbidden."""
+    connection = node.database.reader
+    consents = tuple(_consents(connection, patient))
+    prepared: list[Prepared] = []
+    for id_ in consents:
+        row = journal.current(connection, "Consent", id_)
+        if row is None or row.deleted:
+            continue
+        consent = parse(node.versions.open(connection, row).stored)
+        if consent.get("status") not in ("active", "proposed"):
+            continue  # said so already; what it granted ends all the same
+        made = write.draft(node, caller, {**consent, "status": "inactive"}, id_)
+        one = write.prepare_update(node, caller, connection, made, id_, row, None)
+        # Its own end is part of the whole: no revocation of each grant for the chain.
+        prepared.append(replace(one, hook=None))
+    return _Ending(prepared=tuple(prepared), consents=consents)
+
+
+def _accounts(connection: apsw.Connection, patient: str) -> list[Address]:
+    """The addresses whose grants of this patient the chain holds, or may come to hold."""
+    return [address(str(account)) for (account,) in connection.execute(
+        "SELECT DISTINCT p.address FROM patient h JOIN provision p ON p.patient=h.pk WHERE h.id=? AND p.permit=1 "
+        "AND p.address IS NOT NULL AND EXISTS (SELECT 1 FROM intent i WHERE i.consent=p.consent AND i.kind='grant' "
+        "AND i.state<>'failed') AND p.state<>'revoked'", (patient,)).fetchall()]
+
+
+def _signed(node: Node, caller: Caller, patient: str, given: Mapping[str, str]) -> RevokeAllCall:
+    """What a wallet or passkey signed. Raises Unprocessable."""
+    signer = signer_for(node, caller, patient, given)
+    if signer.kind in ("custodial", "attested"):
+        raise Unprocessable("the kept key signs this by itself", code="business-rule",
+                            expression="Parameters.parameter.where(name='signature')")
+    account = address(signer.address)
+    epoch = followed.epoch_of(node.database.reader, account)
+    refused: Unprocessable | None = None
+    for deadline_s in deadlines_s():
+        message = revoke_all_message(node, patient, signer.kind, account, epoch, deadline_s)
+        try:
+            return RevokeAllCall(patient=account, epoch=epoch, nonce=message.nonce, deadline_s=deadline_s,
+                                 signature=given_signature(node, signer, message, given))
+        except Unprocessable as error:
+            refused = refused or error
+    assert refused is not None  # noqa: S101  # a deadline was tried
+    raise refused
+
+
+def _tell(node: Node, connection: apsw.Connection, patient: str, accounts: list[Address],
+          signed: RevokeAllCall | None) -> list[tuple[str, str]]:
+    """Enqueue what is signed; of each address, whether its end is on its way or still wants a signature."""
+    found = []
+    kept = kept_address(node, patient)
+    for account in dict.fromkeys((*accounts, *((signed.patient,) if signed else ()))):
+        call = signed if signed is not None and signed.patient == account else None
+        if account == kept:
+            call = ending.kept_revoke_all(node, connection, patient)
+        if call is not None:
+            outbox.enqueue(connection, kind="revoke-all", consent=None, call=call, created_ms=now_ms())
+        found.append((account, "signature-needed" if call is None else "queued"))
+    return found
+
+
+def _answer(ended: int, told: list[tuple[str, str]]) -> bytes:
+    parameters: list[dict[str, Any]] = [{"name": "ended", "valueInteger": ended}]
+    parameters += [{"name": "chain", "part": [{"name": "address", "valueString": account},
+                                              {"name": "state", "valueCode": state}]} for account, state in told]
+    return serialise({"resourceType": "Parameters", "parameter": parameters})
