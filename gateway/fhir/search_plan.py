@@ -77,7 +77,7 @@ class Plan:
         return any(source.type in ("canonical", "uri") for source in self.sources or ())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plans:
     """Plans per type, each type worked out on first use. Safe to share.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from urllib.parse import urlencode
 
@@ -16,7 +17,8 @@ import apsw
 
 from gateway.audit import SealedRow
 from gateway.errors import BadSearch, Forbidden
-from gateway.fhir.query import Criterion, Query
+from gateway.fhir.query import Criterion, HashIs, IdIs, Query
+from gateway.fhir.search import Plans, parse_query
 from gateway.fhir.search_dates import Range
 from gateway.records import read
 from gateway.records.gate import Caller
@@ -98,11 +100,13 @@ def _gather(node: Node, caller: Caller, asked: Asked, page: PageLink | None) -> 
 def _members(node: Node, caller: Caller, connection: apsw.Connection, asked: Asked, snapshot: int,
              after: Cursor | None) -> Iterator[Permitted]:
     """The record's own resources after a place; a place is (index of the type, seq)."""
-    types = _types(node, asked)
     start, seq = (int(after.value or 0), after.seq) if after else (0, 0)
-    for place, type_ in enumerate(types[start:], start):
-        query = _membership(node, asked, type_)
-        if query is None or not _in_scope(node, caller, asked, type_):
+    queries = [(place, query) for place, type_ in enumerate(_types(node, asked)) if place >= start
+               and _in_scope(node, caller, asked, type_) and (query := _membership(node, asked, type_)) is not None]
+    # Of some seventy types most records have a few: which, is one statement, where a search of each takes its own.
+    present = {query.type for query in node.index.present(connection, [query for _, query in queries])}
+    for place, query in queries:
+        if query.type not in present:
             continue
         beyond = Cursor(None, seq) if place == start and seq else None
         for one in walk(node, caller, connection, query, snapshot=snapshot, after=beyond):
@@ -132,13 +136,20 @@ def _membership(node: Node, asked: Asked, type_: str) -> Query | None:
     """The type's members as a query; at type level whatever is about some patient, which ``_wanted`` sees to."""
     if asked.id is None:
         return Query(type=type_)
-    pairs = [(code, f"{asked.compartment}/{asked.id}")
-             for code in node.definitions.compartment(asked.compartment, type_) if code != _ITSELF]
-    if type_ == asked.compartment:
-        pairs = [*pairs, ("_id", asked.id)]
-    found = [predicate for pair in pairs for criterion in node.query(type_, [pair], strict=True).criteria
-             for predicate in criterion.any_of]
-    return Query(type=type_, criteria=(Criterion(tuple(dict.fromkeys(found))),)) if found else None
+    found = _naming(node.extractor.plans, node.parameters.generation, asked.compartment, type_)
+    named = tuple(HashIs(one.key, f"{asked.compartment}/{asked.id}") for one in found)
+    itself = (IdIs(asked.id),) if type_ == asked.compartment else ()
+    return Query(type=type_, criteria=(Criterion((*named, *itself)),)) if named or itself else None
+
+
+@lru_cache(maxsize=1_024)
+def _naming(plans: Plans, generation: int, compartment: str, type_: str) -> tuple[HashIs, ...]:
+    """What of ``type_`` says that it belongs to the compartment, by search parameters as of ``generation``."""
+    return tuple(dict.fromkeys(
+        predicate for code in plans.definitions.compartment(compartment, type_) if code != _ITSELF
+        for criterion in parse_query(plans, type_, [(code, f"{compartment}/0")], strict=True, own_bases=(),
+                                     max_count=1, now_ms=0).criteria
+        for predicate in criterion.any_of if type(predicate) is HashIs))
 
 
 def _wanted(asked: Asked, one: Permitted) -> bool:

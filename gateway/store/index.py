@@ -14,7 +14,7 @@ import apsw
 
 from gateway.crypto.index_hash import IndexHasher
 from gateway.errors import TooCostly
-from gateway.fhir.query import Facts, HashFact, Query, SortKey
+from gateway.fhir.query import Facts, HashFact, HashIs, Query, SortKey
 from gateway.store.index_links import Links, Sight
 from gateway.store.index_paths import PROBE, Path, Paths
 from gateway.store.index_sql import NAME, Conditions, Prepared, Sql, SqlBound, alive, joined
@@ -25,6 +25,8 @@ __all__ = ["Cursor", "Index", "Match", "Sight", "SqlBound"]
 _NOTHING: tuple[Any, ...] = ()
 _SORT_LIMIT = 50_000
 """Most candidates sorted without an index to walk."""
+_HASHES = 500
+"""Most hashes one statement asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,26 @@ class Index:
         return [VersionRow(*row) for row in connection.execute(
             f"SELECT DISTINCT {VERSION_COLUMNS} FROM index_hash h JOIN version v ON v.seq=h.version "  # noqa: S608
             f"WHERE h.hash IN ({marks}) AND v.superseded IS NULL AND v.deleted=0 LIMIT ?", (*hashes, limit))]
+
+    def present(self, connection: apsw.Connection, queries: Sequence[Query]) -> list[Query]:
+        """Those of ``queries`` that any stored version may meet, whoever may see it: the others find nothing."""
+        wanted = [self._conditions.hashes(one for criterion in query.criteria for one in criterion.any_of)
+                  for query in queries]
+        hashes = list({hash_ for row in wanted for hash_ in row})
+        there: set[int] = set()
+        for start in range(0, len(hashes), _HASHES):
+            part = hashes[start:start + _HASHES]
+            there.update(row[0] for row in connection.execute(
+                f"WITH asked(hash) AS (VALUES {','.join(['(?)'] * len(part))}) SELECT hash FROM asked "  # noqa: S608
+                "WHERE EXISTS (SELECT 1 FROM index_hash h WHERE h.hash=asked.hash)", part))
+        return [query for query, own in zip(queries, wanted, strict=True)
+                if not there.isdisjoint(own) or not self._hashed_alone(query)]
+
+    @staticmethod
+    def _hashed_alone(query: Query) -> bool:
+        """Whether some row of hashes must be there for the query to find anything."""
+        return any(all(type(one) is HashIs for one in criterion.any_of) and not criterion.negated
+                   for criterion in query.criteria)
 
     def _where(self, type_: str, criteria: Sequence[Prepared], path: Path | None, bound: SqlBound,
                snapshot: int) -> Sql:
