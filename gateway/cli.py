@@ -127,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--custodian", metavar="0x…", help="the hospital's address you trust")
     verify.set_defaults(run=_verify)
 
+    audited = commands.add_parser("verify-audit", help="hold the audit against what the chain anchored of it: 0 sound, "
+                                                       "1 altered, 2 not decidable")
+    audited.add_argument("--json", action="store_true")
+    audited.add_argument("--rpc", help="JSON-RPC URL of a chain node you trust")
+    audited.add_argument("--contract", metavar="0x…", help="the RecordAnchor you trust")
+    audited.add_argument("--custodian", metavar="0x…", help="the hospital's address you trust")
+    audited.set_defaults(run=_verify_audit)
+
     rebuild = commands.add_parser("rebuild", help="make the search index anew from the blocks (stop the gateway "
                                                   "first); cut short, it goes on when run again")
     rebuild.set_defaults(run=_rebuild)
@@ -301,6 +309,12 @@ def _verify(given: argparse.Namespace) -> int:
 
     return run(given.receipt, resource=given.resource, rpc=given.rpc, confirmations=given.confirmations,
                contract=given.contract, custodian=given.custodian)
+
+
+def _verify_audit(given: argparse.Namespace) -> int:
+    from gateway.verify_audit_command import run
+
+    return run(_settings(), as_json=given.json, rpc=given.rpc, contract=given.contract, custodian=given.custodian)
 
 
 def _rebuild(_: argparse.Namespace) -> int:

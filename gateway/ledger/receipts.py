@@ -16,7 +16,7 @@ from gateway.crypto.envelope import open_block
 from gateway.crypto.keys import KeyRing
 from gateway.errors import BlockCorrupt
 from gateway.ledger import merkle
-from gateway.ledger.batch import check, parse_manifest, parse_sealed_body
+from gateway.ledger.batch import Entry, check, parse_manifest, parse_sealed_body
 from gateway.ledger.chain import address
 from gateway.ledger.closing import run_name
 from gateway.ledger.receipt import Receipt
@@ -70,12 +70,19 @@ class Proofs:
                 self._trees.popitem(last=False)
         return tree
 
+    def entries(self, root: bytes, manifest_digest: bytes, size_class: int) -> tuple[Entry, ...]:
+        """What an anchored Batch holds. Raises BlockCorrupt where that does not give the root, BlobUnavailable."""
+        return self._checked(root, manifest_digest, size_class)[0]
+
     def _read(self, batch: BatchRow) -> merkle.Tree:
-        block = self._blobs.get(batch.manifest_digest, timeout_s=self._timeout_s)
-        manifest = parse_manifest(block, batch.manifest_digest)
+        return self._checked(batch.root, batch.manifest_digest, batch.size_class)[1]
+
+    def _checked(self, root: bytes, manifest_digest: bytes, size_class: int) -> tuple[tuple[Entry, ...], merkle.Tree]:
+        block = self._blobs.get(manifest_digest, timeout_s=self._timeout_s)
+        manifest = parse_manifest(block, manifest_digest)
         part = self._blobs.get(manifest.sealed, timeout_s=self._timeout_s)
-        entries, salt = parse_sealed_body(self._open_part(batch.root, part, manifest.sealed))
-        return check(manifest, entries, salt, batch.root, batch.size_class)
+        entries, salt = parse_sealed_body(self._open_part(root, part, manifest.sealed))
+        return tuple(entries), check(manifest, entries, salt, root, size_class)
 
     def _open_part(self, root: bytes, part: bytes, digest: bytes) -> bytes:
         refused = BlockCorrupt("there is no manifest key")
