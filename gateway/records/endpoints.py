@@ -17,11 +17,10 @@ import httpx
 
 from gateway.config import origin_of
 from gateway.errors import Issue, Unavailable, Unprocessable
-from gateway.smart.jwks_url import Address, inner
+from gateway.smart.addresses import Address, is_public
 
 Resolve = Callable[[str, int], list[str]]
 
-_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
 _RESOLVE_S: Final = 5.0
 _ENDPOINT_MAX: Final = 2_000
 
@@ -71,7 +70,7 @@ async def pinned(hosts: Sequence[str], url: httpx.URL, resolving: Resolve = reso
     addresses = []
     for text in found:
         address = _literal(text.partition("%")[0])
-        if address is None or not (address in listed or _outside(address)):
+        if address is None or not (address in listed or is_public(address)):
             raise EndpointRefused("the endpoint leads to an internal address")
         addresses.append(str(address))
     return addresses[0]
@@ -82,13 +81,6 @@ def _literal(host: str) -> Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _outside(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and address in _LOCAL_NAT64:
-        return False
-    real = inner(address)
-    return real.is_global and not real.is_multicast
 
 
 class Sender:

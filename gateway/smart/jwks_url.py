@@ -3,16 +3,19 @@
 Owns the fetch, its limits and its cache; refuses every address an outsider could use to reach inside (SSRF):
 only https to public addresses, or http and https to loopback where the operator allows that. The address checked
 is the address connected to, so a name cannot change its meaning between the two. Redirects and proxies are not
-followed. https://www.rfc-editor.org/rfc/rfc7517, https://www.rfc-editor.org/rfc/rfc9111
+followed, and one limit of time holds over the look-up of the name, the connection, its headers and the body together.
+https://www.rfc-editor.org/rfc/rfc7517, https://www.rfc-editor.org/rfc/rfc9111
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -20,15 +23,20 @@ from typing import Final
 import httpx
 
 from gateway.errors import Unavailable, Unprocessable
+from gateway.smart.addresses import Address, inner, is_public
 from gateway.smart.jwks import MAX_BYTES, VerificationKey, parse_key_set
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], list[str]]
 
 _MAX_FRESH_S: Final = 3_600.0
 _UNSTATED_FRESH_S: Final = 60.0
 _RETRY_AFTER_S: Final = 5.0
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_RETRY_MAX_S: Final = 60.0
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_FREE_PORTS: Final = 1_024
+_KNOWN_MAX: Final = 1_000
+_LOOK_UPS: Final = 4
+"""Names looked up at once: the system's resolver has a patience of its own, so it is asked in threads that are left."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -45,13 +53,15 @@ class _Fetched:
     at_s: float
     fresh_until_s: float
     error: str = ""
+    failures: int = 0
 
 
 class JwksUrls:
-    """Key sets by URL, each fetched by one thread at a time. Safe between threads."""
+    """Key sets by URL, each fetched by one thread at a time. Safe between threads, but not for an event loop's own."""
 
     def __init__(self, *, allow_loopback: bool, timeout_s: float = 3.0, resolve: Resolve = resolve,
-                 transport: httpx.BaseTransport | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+                 transport: httpx.AsyncBaseTransport | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         """``timeout_s`` bounds the whole fetch; ``transport`` replaces the network in tests."""
         self._allow_loopback = allow_loopback
         self._timeout_s = timeout_s
@@ -61,6 +71,7 @@ class JwksUrls:
         self._known: dict[str, _Fetched] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
+        self._look_ups = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="jwks-name")
 
     def check(self, url: str) -> None:
         """Raises Unprocessable when ``url`` could never be fetched from here; asks nobody."""
@@ -75,50 +86,83 @@ class JwksUrls:
             lock = self._locks.setdefault(url, threading.Lock())
         with lock:
             known = self._known.get(url)
-            now_s = self._clock()
-            if known is None or not self._serves(known, kid, now_s):
-                known = self._known[url] = self._fetch(url, now_s)
+            if known is None or not self._serves(known, kid, self._clock()):
+                known = self._fetch(url, 0 if known is None else known.failures)
+                self._remember(url, known)
         if known.keys is None:
             raise Unavailable(known.error)
         return known.keys
 
     @staticmethod
     def _serves(known: _Fetched, kid: str, now_s: float) -> bool:
-        if known.keys is None or all(key.kid != kid for key in known.keys):
+        if known.keys is None:
+            # A host that does not answer holds a thread up for the whole limit each time: it is asked ever more rarely.
+            return now_s < known.at_s + min(_RETRY_AFTER_S * 2.0 ** (known.failures - 1), _RETRY_MAX_S)
+        if all(key.kid != kid for key in known.keys):
             return now_s < known.at_s + _RETRY_AFTER_S
         return now_s < known.fresh_until_s
 
-    def _fetch(self, url: str, now_s: float) -> _Fetched:
-        try:
-            body, headers = self._get(url)
-            return _Fetched(parse_key_set(body), now_s, now_s + fresh_s(headers))
-        except (Unavailable, Unprocessable) as error:
-            return _Fetched(None, now_s, now_s, str(error))
+    def _remember(self, url: str, fetched: _Fetched) -> None:
+        with self._guard:
+            self._known.pop(url, None)
+            self._known[url] = fetched
+            while len(self._known) > _KNOWN_MAX:
+                oldest = next(iter(self._known))
+                del self._known[oldest]
+                self._locks.pop(oldest, None)
 
-    def _get(self, url: str) -> tuple[bytes, httpx.Headers]:
-        parsed = self._parse(url)
-        port = parsed.port or (443 if parsed.scheme == "https" else 80)
-        addresses = self._resolve(parsed.host, port)
-        if not addresses:
-            raise Unavailable("the host of the JWKS URL has no address")
-        for address in addresses:
-            self._check_address(ipaddress.ip_address(address.partition("%")[0]), parsed.scheme)
-        target = parsed.copy_with(host=addresses[0].partition("%")[0])
-        deadline_s = time.monotonic() + self._timeout_s
+    def _fetch(self, url: str, failures: int) -> _Fetched:
+        asked_s = self._clock()
         try:
-            with httpx.Client(transport=self._transport, timeout=self._timeout_s, trust_env=False,
-                              follow_redirects=False) as client:
-                request = client.build_request(
-                    "GET", target, extensions={"sni_hostname": parsed.host},
-                    headers={"Host": parsed.netloc.decode("ascii"), "Accept": "application/json",
-                             "Accept-Encoding": "identity"})
-                response = client.send(request, stream=True)
+            body, headers = asyncio.run(self._get(url))
+            # Fresh from when it was asked for: it may have been on its way for a while.
+            return _Fetched(parse_key_set(body), self._clock(), asked_s + fresh_s(headers))
+        except (Unavailable, Unprocessable) as error:
+            return _Fetched(None, self._clock(), asked_s, str(error), min(failures + 1, 10))
+
+    async def _get(self, url: str) -> tuple[bytes, httpx.Headers]:
+        parsed = self._parse(url)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                addresses = await self._addresses(parsed)
+                return await self._first_answer(parsed, addresses)
+        except TimeoutError as error:
+            raise Unavailable("the JWKS URL takes too long") from error
+
+    async def _addresses(self, parsed: httpx.URL) -> list[str]:
+        """Where the host is. All of its addresses must be fit: which one is reached is not ours to say."""
+        port = parsed.port or _DEFAULT_PORTS[parsed.scheme]
+        host = parsed.raw_host.decode("ascii")
+        found = await asyncio.get_running_loop().run_in_executor(self._look_ups, self._resolve, host, port)
+        if not found:
+            raise Unavailable("the host of the JWKS URL has no address")
+        addresses = [address.partition("%")[0] for address in found]
+        for address in addresses:
+            self._check_address(ipaddress.ip_address(address), parsed.scheme)
+        return list(dict.fromkeys(addresses))
+
+    async def _first_answer(self, parsed: httpx.URL, addresses: list[str]) -> tuple[bytes, httpx.Headers]:
+        failed: Exception | None = None
+        async with httpx.AsyncClient(transport=self._transport, timeout=self._timeout_s, trust_env=False,
+                                     follow_redirects=False) as client:
+            for address in addresses:
                 try:
-                    return _body(response, deadline_s), response.headers
-                finally:
-                    response.close()
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            raise Unavailable(f"the JWKS URL does not answer: {type(error).__name__}") from error
+                    request = client.build_request(
+                        "GET", parsed.copy_with(host=address),
+                        extensions={"sni_hostname": parsed.raw_host.decode("ascii")},
+                        headers={"Host": parsed.netloc.decode("ascii"), "Accept": "application/json",
+                                 "Accept-Encoding": "identity"})
+                    response = await client.send(request, stream=True)
+                    try:
+                        return await _body(response), response.headers
+                    finally:
+                        await response.aclose()
+                except httpx.ConnectError as error:
+                    failed = error  # a host may have an address of a family this machine does not speak
+                except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+                    failed = error
+                    break
+        raise Unavailable(f"the JWKS URL does not answer: {type(failed).__name__}") from failed
 
     def _parse(self, url: str) -> httpx.URL:
         try:
@@ -133,43 +177,38 @@ class JwksUrls:
             literal: Address | None = ipaddress.ip_address(parsed.host)
         except ValueError:
             literal = None
+        self._check_port(parsed, literal)
         if literal is not None:
             self._check_address(literal, parsed.scheme)
         elif parsed.scheme == "http" and not (self._allow_loopback and parsed.host == "localhost"):
             raise Unprocessable("the JWKS URL must be https")
         return parsed
 
+    def _check_port(self, parsed: httpx.URL, literal: Address | None) -> None:
+        """Ports below 1024 belong to services of other protocols, which a request must not be made to speak to."""
+        local = parsed.host == "localhost" or (literal is not None and inner(literal).is_loopback)
+        if not (local and self._allow_loopback) and not (parsed.port in (None, 443) or parsed.port >= _FREE_PORTS):
+            raise Unprocessable(f"the JWKS URL must have port 443, or one from {_FREE_PORTS}")
+
     def _check_address(self, address: Address, scheme: str) -> None:
-        address = inner(address)
-        if address.is_loopback and self._allow_loopback:
+        if inner(address).is_loopback and self._allow_loopback:
             return
         if scheme != "https":
             raise Unprocessable("the JWKS URL must be https")
-        if not address.is_global or address.is_multicast:
+        if not is_public(address):
             raise Unprocessable("the JWKS URL leads to a private address; register the JWKS as a file")
 
 
-def inner(address: Address) -> Address:
-    """The IPv4 address an IPv6 one stands for (mapped, 6to4, NAT64), else itself."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
-
-
-def _body(response: httpx.Response, deadline_s: float) -> bytes:
+async def _body(response: httpx.Response) -> bytes:
     if response.status_code != 200:
         raise Unavailable(f"the JWKS URL answers {response.status_code}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise Unavailable("the JWKS URL answers in an encoding that was not asked for")
     body = bytearray()
-    for piece in response.iter_raw():
+    async for piece in response.aiter_raw():
         body += piece
         if len(body) > MAX_BYTES:
             raise Unprocessable(f"the JWKS is over {MAX_BYTES} bytes")
-        if time.monotonic() > deadline_s:
-            raise Unavailable("the JWKS URL takes too long")
     return bytes(body)
 
 

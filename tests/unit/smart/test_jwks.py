@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import re
+import socket
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -17,6 +22,8 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 
 from gateway.errors import OAuthError, Unavailable, Unprocessable
+from gateway.smart import jwks_url
+from gateway.smart.addresses import is_public
 from gateway.smart.clients import add_client, find_client
 from gateway.smart.jwks import parse_key_set, pick
 from gateway.smart.jwks_url import JwksUrls, fresh_s
@@ -107,7 +114,11 @@ def _urls(answer: Answer, *, addresses: list[str] | None = None, allow_loopback:
     "https://127.0.0.1/jwks", "http://127.0.0.1/jwks", "http://localhost/jwks", "https://10.0.0.1/jwks",
     "https://169.254.169.254/latest/meta-data", "https://[::1]/jwks", "https://[::ffff:10.0.0.1]/jwks",
     "https://[64:ff9b::a00:1]/jwks", "https://[2002:a00:1::]/jwks", "https://[fd00::1]/jwks", "https://0.0.0.0/jwks",
-    "https://100.64.0.1/jwks", "https://224.0.0.1/jwks", "https://192.168.1.1:8443/jwks",
+    "https://100.64.0.1/jwks", "https://224.0.0.1/jwks", "https://192.168.1.1:8443/jwks", "https://[fec0::1]/jwks",
+    "https://[::7f00:1]/jwks", "https://[64:ff9b:1::a00:1]/jwks", "https://[ff0e::1]/jwks", "https://240.0.0.1/jwks",
+    "https://[2001:db8::1]/jwks", "https://[2001::1]/jwks", "https://[::ffff:127.0.0.1]/jwks",
+    "https://client.example:22/jwks", "https://client.example:25/jwks", "https://client.example:1023/jwks",
+    "https://93.184.216.34:6/jwks",
 ])
 def test_a_url_that_reaches_inside_is_refused_before_anybody_is_asked(url: str) -> None:
     with pytest.raises(Unprocessable):
@@ -116,6 +127,7 @@ def test_a_url_that_reaches_inside_is_refused_before_anybody_is_asked(url: str) 
 
 @pytest.mark.parametrize("addresses", [
     ["10.1.2.3"], ["93.184.216.34", "127.0.0.1"], ["fe80::1%eth0"], ["::ffff:169.254.169.254"], ["192.168.0.9"], [],
+    ["fec0::1"], ["::7f00:1"], ["64:ff9b::7f00:1"], ["2002:7f00:1::"],
 ])
 def test_a_name_that_leads_inside_is_not_connected_to(addresses: list[str]) -> None:
     asked: list[httpx.Request] = []
@@ -132,6 +144,124 @@ def test_the_checked_address_is_the_one_connected_to(rsa_key: RSAKey) -> None:
         assert request.extensions["sni_hostname"] == "client.example"
         return _ok(_body(rsa_key))
     assert _urls(answer).keys(URL, kid="rsa-1")[0].kid == "rsa-1"
+
+
+def test_another_address_is_tried_where_one_cannot_be_reached_and_none_where_one_answers_badly(rsa_key: RSAKey) -> None:
+    """A host may have an IPv6 address this machine has no way to."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "2606:2800::1":
+            raise httpx.ConnectError("no route")
+        return _ok(_body(rsa_key))
+    assert _urls(answer, addresses=["2606:2800::1", "93.184.216.34"]).keys(URL, kid="rsa-1")
+    assert asked == ["2606:2800::1", "93.184.216.34"]
+    asked.clear()
+    with pytest.raises(Unavailable):
+        _urls(lambda request: asked.append(request.url.host) or httpx.Response(500),
+              addresses=["93.184.216.34", "93.184.216.35"]).keys(URL, kid="rsa-1")
+    assert asked == ["93.184.216.34"]
+
+
+@given(st.ip_addresses(v=4).map(int) | st.sampled_from([0x7F000001, 0x0A000001, 0xA9FEA9FE, 0x08080808]))
+def test_an_address_is_as_public_as_the_one_it_stands_for(number: int) -> None:
+    """Mapped, 6to4 and NAT64 forms of an inner address are no way round; other forms of IPv4 lead nowhere public."""
+    plain = ipaddress.IPv4Address(number)
+    for prefix, shift in ((0xFFFF << 32, 0), (0x2002 << 112, 80), (0x64FF9B << 96, 0)):
+        assert is_public(ipaddress.IPv6Address(prefix | number << shift)) is is_public(plain)
+    assert not is_public(ipaddress.IPv6Address(number))  # IPv4-compatible, deprecated
+
+
+# Over real sockets: one limit of time for everything
+
+def _serve(answer: Callable[[socket.socket], None]) -> int:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        with listener, connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            answer(connection)
+    threading.Thread(target=run, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+def _drip(piece: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        for _ in range(100):
+            connection.sendall(piece)
+            time.sleep(0.05)
+    return answer
+
+
+def _body_drip(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    _drip(b" ")(connection)
+
+
+@pytest.mark.parametrize("answer", [_drip(b"H"), _body_drip, lambda _: time.sleep(5)],
+                         ids=["headers", "body", "nothing"])
+def test_a_host_that_dribbles_is_left_in_time(answer: Callable[[socket.socket], None]) -> None:
+    urls = JwksUrls(allow_loopback=True, timeout_s=0.4)
+    started_s = time.monotonic()
+    with pytest.raises(Unavailable, match="too long"):
+        urls.keys(f"http://127.0.0.1:{_serve(answer)}/jwks", kid="1")
+    assert time.monotonic() - started_s < 2
+
+
+def test_a_resolver_that_does_not_answer_is_left_in_time() -> None:
+    urls = JwksUrls(allow_loopback=False, timeout_s=0.2, resolve=lambda host, port: time.sleep(1.5) or [])
+    started_s = time.monotonic()
+    with pytest.raises(Unavailable, match="too long"):
+        urls.keys(URL, kid="1")
+    assert time.monotonic() - started_s < 1
+
+
+def test_keys_come_over_a_real_socket_and_a_redirect_is_not_followed(rsa_key: RSAKey) -> None:
+    body = _body(rsa_key)
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    urls = JwksUrls(allow_loopback=True)
+    assert urls.keys(f"http://localhost:{_serve(answer)}/jwks", kid="rsa-1")[0].kid == "rsa-1"
+    inside = _serve(answer)
+
+    def elsewhere(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:%d/\r\n\r\n" % inside)
+    with pytest.raises(Unavailable, match="302"):
+        urls.keys(f"http://127.0.0.1:{_serve(elsewhere)}/jwks", kid="rsa-1")
+
+
+def test_a_host_that_fails_is_asked_ever_more_rarely_and_at_once_again_once_it_answers(rsa_key: RSAKey) -> None:
+    asked, clock, well = [0], [0.0], [False]
+
+    def serve(_: httpx.Request) -> httpx.Response:
+        asked[0] += 1
+        return _ok(_body(rsa_key), Cache_Control="max-age=0") if well[0] else httpx.Response(500)
+    urls = _urls(serve, clock=clock)
+    for second in range(300):
+        clock[0] = float(second)
+        with pytest.raises(Unavailable):
+            urls.keys(URL, kid="rsa-1")
+    assert asked == [8]  # after 0, 5, 15, 35, 75, 135, 195, 255 seconds
+    well[0], clock[0] = True, 400.0
+    assert urls.keys(URL, kid="rsa-1")
+    assert urls.keys(URL, kid="rsa-1")
+    assert asked == [10]
+
+
+def test_what_is_remembered_is_bounded(rsa_key: RSAKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks_url, "_KNOWN_MAX", 3)
+    asked = [0]
+
+    def serve(_: httpx.Request) -> httpx.Response:
+        asked[0] += 1
+        return _ok(_body(rsa_key))
+    urls = _urls(serve)
+    for number in (1, 2, 3, 4, 4, 2, 1):
+        urls.keys(f"https://client.example/{number}", kid="rsa-1")
+    assert asked[0] == 5
 
 
 def test_loopback_is_allowed_only_where_the_operator_says(rsa_key: RSAKey) -> None:
