@@ -11,6 +11,7 @@ from gateway.errors import OAuthError
 from gateway.smart import launches
 from gateway.smart.launches import LaunchContext, launch_of, sweep_launches, take_launch
 from tests.journeys.hospital import Client, Hospital
+from tests.journeys.people import Browser
 
 JSON_ALONE = "application/json"
 
@@ -139,3 +140,51 @@ def test_waiting_handles_are_bounded_and_old_ones_go(
     assert hospital.database.transact(lambda tx: sweep_launches(tx, now_ms)) == 0
     assert take(hospital, handle, app_ids[0])
     assert hospital.database.transact(lambda tx: sweep_launches(tx, now_ms + 3 * 24 * 3_600_000)) > 0
+
+
+# A person opens a launch in their own portal session
+
+def launched(browser: Browser, **asked: Any) -> httpx.Response:
+    return browser.send("POST", "/oauth/launch", asked)
+
+
+def test_a_clinician_launches_an_app_for_themselves_alone(hospital: Hospital, app_ids: tuple[str, str]) -> None:
+    browser = Browser(hospital, "Practitioner/launcher", "clinician")
+    answer = launched(browser, client_id=app_ids[0], patient="p1")
+    assert answer.status_code == 201, answer.text
+    context = take(hospital, answer.json()["launch"], app_ids[0])
+    assert (context.user, context.patient) == ("Practitioner/launcher", "Patient/p1")
+    assert launched(browser, client_id=app_ids[0], user="Practitioner/launcher").status_code == 201
+    other = launched(browser, client_id=app_ids[0], user="Practitioner/dr-1")
+    assert (other.status_code, other.json()["error"]) == (400, "invalid_request")
+
+
+def test_a_patient_or_delegate_launches_an_app_on_their_own_record_alone(
+        hospital: Hospital, app_ids: tuple[str, str]) -> None:
+    for user, role, own, account in (
+            ("Patient/launcher", "patient", "Patient/launcher", {}),
+            ("RelatedPerson/launcher", "delegate", "Patient/child", {
+                "represents": "Patient/child", "mandate_until_ms": hospital.smart.now_ms() + 86_400_000})):
+        browser = Browser(hospital, user, role, methods=("pwd",), **account)
+        for patient in (None, own, own.partition("/")[2]):
+            answer = launched(browser, client_id=app_ids[0], patient=patient)
+            assert answer.status_code == 201, answer.text
+            assert take(hospital, answer.json()["launch"], app_ids[0]).patient == own
+        assert launched(browser, client_id=app_ids[0], patient="Patient/p1").status_code == 400
+
+
+def test_another_sites_page_opens_no_launch(hospital: Hospital, app_ids: tuple[str, str]) -> None:
+    """CSRF: the cookie comes along, the token and the origin do not."""
+    browser = Browser(hospital, "Practitioner/launcher", "clinician")
+    body = {"client_id": app_ids[0]}
+    for csrf, origin, site in ((browser.csrf, "https://evil.example", ""), ("", browser.origin, ""),
+                               ("x" * 64, browser.origin, ""), (browser.csrf, "", "cross-site")):
+        answer = browser.send("POST", "/oauth/launch", body, csrf=csrf, origin=origin, Sec_Fetch_Site=site)
+        assert (answer.status_code, answer.json()["error"]) == (403, "access_denied")
+
+
+def test_a_session_that_stands_for_nobody_opens_no_launch(hospital: Hospital, app_ids: tuple[str, str]) -> None:
+    weak = Browser(hospital, "Practitioner/weak", "clinician", methods=("pwd",))
+    assert launched(weak, client_id=app_ids[0]).status_code == 403
+    weak.cookie = "x" * 43
+    assert launched(weak, client_id=app_ids[0]).status_code == 401

@@ -15,6 +15,7 @@ from joserfc.jwk import ECKey, KeySet
 from gateway.smart import registration
 from gateway.smart.registration import sweep_registrations
 from tests.journeys.hospital import Client, Hospital
+from tests.journeys.people import Browser
 
 ORIGIN = "http://127.0.0.1:8080"
 APP: dict[str, Any] = {
@@ -361,3 +362,18 @@ def test_a_list_is_read_in_pages(hospital: Hospital, administrator: Client, monk
     assert send(administrator, "GET", "/oauth/clients?state=new").status_code == 400
     assert send(administrator, "GET", "/oauth/clients/nobody").status_code == 404
     assert send(administrator, "POST", "/oauth/clients/nobody/promote", {}).status_code == 400
+
+
+def test_an_administrator_decides_in_the_portal_and_no_other_sites_page_does(hospital: Hospital) -> None:
+    told = registered(hospital)
+    path = f"/oauth/clients/{told['client_id']}"
+    browser = Browser(hospital, "Practitioner/admin-2", "administrator")
+    assert browser.send("GET", path).json()["state"] == "pending"
+    for csrf, origin in (("", None), ("x", None), (None, "https://evil.example")):
+        assert browser.send("POST", f"{path}/approve", {}, csrf=csrf, origin=origin).status_code == 403
+    assert browser.send("POST", f"{path}/approve", {}).json() == {"client_id": told["client_id"], "state": "approved"}
+    assert any(entry.interaction == "client-approved" and entry.user == "Practitioner/admin-2"
+               and entry.client == "portal" for entry in hospital.audited())
+    for other in (Browser(hospital, "Practitioner/no-admin", "clinician"),
+                  Browser(hospital, "Practitioner/admin-3", "administrator", methods=("pwd",))):
+        assert other.send("GET", "/oauth/clients").status_code == 403
