@@ -115,11 +115,12 @@ class Gateway:
         return found
 
     def resident_mb(self) -> dict[str, int]:
-        """Resident memory of each process, in MB, by what it runs."""
+        """Memory of each process in MB, by what it runs; pages that several share are counted once in all (PSS)."""
         found: dict[str, int] = {}
         for pid in self.children():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                found[f"{' '.join(words[2:5])} ({pid})"] = pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+                shared = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+                found[f"{' '.join(words[2:5])} ({pid})"] = shared * 1024 // 1_000_000
         return found
