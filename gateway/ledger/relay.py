@@ -43,7 +43,7 @@ from gateway.ledger.job import (
     plan,
 )
 from gateway.ledger.sender import Quiet, Sender
-from gateway.store import attempts, followed, outbox, provisions
+from gateway.store import attempts, followed, outbox
 from gateway.store.outbox import Intent, SignedCall
 from gateway.store.sql import Database
 
@@ -222,7 +222,7 @@ def refuse(connection: apsw.Connection, intent: Intent, error: str) -> None:
     """A refused grant's provisions wait no longer: the Consent tells why, and may be signed anew."""
     outbox.failed(connection, intent.pk, error)
     if isinstance(intent.call, GrantCall):
-        provisions.set_state_of_grant(connection, _name(intent.call), "revoked", only=("pending",))
+        followed.refused(connection, _name(intent.call))
 
 
 def _name(call: GrantCall | RevokeCall) -> bytes:

@@ -13,6 +13,7 @@ import apsw
 from gateway import audit
 from gateway.access.consent import provisions_of
 from gateway.access.decision import Decision, Deny
+from gateway.access.facts import ResourceFacts
 from gateway.access.provision import Provision
 from gateway.errors import Forbidden, Gone, NotFound
 from gateway.fhir.resource import Resource, parse
@@ -70,3 +71,27 @@ def is_signed(connection: apsw.Connection, consent: str) -> bool:
 def rules_of(node: Node, consent: Resource, **state: Any) -> tuple[Provision, ...]:
     return provisions_of(consent, custodian=node.settings.hospital_reference, base=node.settings.base_url,
                          types=node.definitions.resource_types, **state)
+
+
+async def may(node: Node, caller: Caller, patient: str, letter: Literal["r", "s", "u"], name: str) -> Decision:
+    """Whether the caller may do this to the Consents of a patient (a logical id) as such.
+
+    Raises NotFound (no such patient, for this caller), Forbidden.
+    """
+    connection, what = node.database.reader, f"Patient/{patient}"
+    known = journal.current(connection, "Patient", patient)
+    facts = ResourceFacts(type="Consent", id="", home_patients=(what,), author_client="", author_user=None)
+    decision = node.gate.decide(connection, caller, letter, stored=facts, proposed=facts,
+                                stored_matcher=_nothing, proposed_matcher=_nothing)
+    if known is None and not isinstance(decision, Deny):
+        decision = Deny("permission", "there is no such patient")
+    if isinstance(decision, Deny):
+        rows = node.gate.entries(caller, letter, name, decision, what=(what,),
+                                 patients=() if known is None else (what,))
+        await node.commits.commit(lambda tx: audit.append(tx, rows))
+        raise refusal(decision, what)
+    return decision
+
+
+def _nothing(type_: str, name: str, value: str) -> bool:
+    return False  # a Consent that nobody wrote matches no granular scope

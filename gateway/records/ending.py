@@ -16,7 +16,7 @@ from gateway.ledger.chain import Address, RevokeAllCall, RevokeCall, address
 from gateway.records.node import Hook, Node
 from gateway.records.signing import DEADLINE_S, derived, kept_address, revoke_all_message, revoke_message, sign_kept
 from gateway.smart.authorization import authorizations_on, revoke_authorization
-from gateway.store import followed, outbox, provisions
+from gateway.store import followed, journal, outbox, provisions
 from gateway.store.sql import now_ms
 
 RENEWED_MAX: Final = 8
@@ -38,6 +38,14 @@ def here(connection: apsw.Connection, consent: str) -> None:
     provisions.set_state_of_consent(connection, consent, "revoked", only=("pending", "final"))
     for one in authorizations_on(connection, consent):
         revoke_authorization(connection, one.id, now_ms())
+
+
+def permits_of(connection: apsw.Connection, consent: str) -> None:
+    """End the permits inside a Consent that denies, inside the open transaction; it denies on."""
+    connection.execute("UPDATE provision SET state='revoked', shown='revoked' WHERE consent=? AND permit=1 "
+                       "AND state<>'revoked'", (consent,))
+    if connection.changes():
+        journal.bump_decision_seq(connection)
 
 
 def patient_of(connection: apsw.Connection, consent: str) -> str | None:

@@ -55,8 +55,18 @@ def show_finality(node: Node) -> int:
         "AND shown<>?", (_OVER,)).fetchall()
     for consent, state in due:
         refusal = outbox.refusal_of_consent(node.database.reader, str(consent)) if state == "revoked" else None
+        if state == "revoked" and refusal is None and _denies_on(node.database.reader, str(consent)):
+            node.database.transact(lambda tx, id_=consent: tx.execute(  # type: ignore[misc]  # bound here
+                "UPDATE provision SET shown=state WHERE consent=? AND state='revoked'", (id_,)))
+            continue
         changed += _show(node, str(consent), str(state), "active" if state == "final" else "inactive", refusal)
     return changed
+
+
+def _denies_on(connection: apsw.Connection, consent: str) -> bool:
+    """Whether a Consent whose permits were revoked still denies: these were exceptions to it."""
+    return connection.execute("SELECT 1 FROM provision WHERE consent=? AND exception=0 AND state<>'revoked' LIMIT 1",
+                              (consent,)).get is not None
 
 
 def end_expired(node: Node) -> int:

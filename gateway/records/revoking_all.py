@@ -8,7 +8,6 @@ protect. Invariants 4 and 6.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,13 +15,14 @@ from typing import Any
 import apsw
 
 from gateway import audit
-from gateway.access.decision import Decision, Deny, Permit
+from gateway.access.decision import Permit
 from gateway.audit import Disclosure
 from gateway.errors import Conflict, Unprocessable
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.ledger.chain import Address, RevokeAllCall, address
 from gateway.records import aside, ending, write
-from gateway.records.gate import Caller, refusal
+from gateway.records.consent_standing import may
+from gateway.records.gate import Caller
 from gateway.records.granting import shown_to
 from gateway.records.node import Node, still
 from gateway.records.signing import (
@@ -43,10 +43,12 @@ _APART = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ending:
-    """What one caller's revoke-all ends: Consents' next versions, and the ids of all whose provisions go."""
+    """What one caller's revoke-all ends: Consents' next versions, the ids of all whose provisions go, and of those that
+    deny on, whose permits go."""
 
     prepared: tuple[Prepared, ...]
     consents: tuple[str, ...]
+    denying: tuple[str, ...]
 
 
 async def show(node: Node, caller: Caller, patient: str, given: Mapping[str, str]) -> bytes:
@@ -55,7 +57,7 @@ async def show(node: Node, caller: Caller, patient: str, given: Mapping[str, str
     Raises Conflict: the kept key signs for itself.
     """
     async def attempt(caller: Caller) -> bytes:
-        decision = await _permitted(node, caller, patient, "r")
+        decision = await may(node, caller, patient, "r", "revoke-all")
         signer = signer_for(node, caller, patient, given)
         if signer.kind in ("custodial", "attested"):
             raise Conflict("the kept key signs this by itself: POST $revoke-all")
@@ -77,7 +79,7 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
     given = parameters_of(parameters) if parameters is not None else {}
 
     async def attempt(caller: Caller) -> bytes:
-        decision = await _permitted(node, caller, patient, "u")
+        decision = await may(node, caller, patient, "u", "revoke-all")
         try:
             found = await aside.done(_many(node, patient), lambda: _prepared(node, caller, patient))
         except Refused as refused:
@@ -100,30 +102,15 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
             accounts = _accounts(connection, patient)
             for consent in found.consents:
                 ending.here(connection, consent)
+            for consent in found.denying:
+                ending.permits_of(connection, consent)
             told.extend(_tell(node, connection, patient, accounts, signed))
             audit.append(connection, rows)
 
-        consents = json.dumps(found.consents)
+        consents = json.dumps([*found.consents, *found.denying])
         await aside.committed(node, len(found.prepared) > _APART, work)
-        return _answer(len(found.consents), told)
+        return _answer(len(found.consents) + len(found.denying), told)
     return await node.decided(caller, attempt)
-
-
-async def _permitted(node: Node, caller: Caller, patient: str, letter: str) -> Decision:
-    """Whether the caller may do this to a Consent of the patient, as nobody's version has it. Raises as a read does."""
-    what = f"Patient/{patient}"
-    known = journal.current(node.database.reader, "Patient", patient)
-    facts = write.drafted(node, {"resourceType": "Consent", "patient": {"reference": what}}, str(uuid.uuid4()),
-                          client="gateway", user=None).access
-    decision = node.gate.decide(node.database.reader, caller, letter, stored=facts, proposed=facts)
-    if known is None and not isinstance(decision, Deny):
-        decision = Deny("permission", "there is no such patient")
-    if isinstance(decision, Deny):
-        rows = node.gate.entries(caller, letter, "revoke-all", decision, what=(what,),
-                                 patients=(what,) if known is not None else ())
-        await node.commits.commit(lambda tx: audit.append(tx, rows))
-        raise refusal(decision, what)
-    return decision
 
 
 def _many(node: Node, patient: str) -> bool:
@@ -137,10 +124,17 @@ def _consents(connection: apsw.Connection, patient: str) -> list[str]:
         "AND p.state<>'revoked'", (patient,)).fetchall()]
 
 
+def _denies(connection: apsw.Connection, consent: str) -> bool:
+    return connection.execute("SELECT 1 FROM provision WHERE consent=? AND exception=0 AND permit=0 "
+                              "AND state<>'revoked' LIMIT 1", (consent,)).get is not None
+
+
 def _prepared(node: Node, caller: Caller, patient: str) -> _Ending:
     """Raises Refused (a Consent this caller may not end), Forbidden."""
     connection = node.database.reader
-    consents = tuple(_consents(connection, patient))
+    found = _consents(connection, patient)
+    denying = tuple(id_ for id_ in found if _denies(connection, id_))
+    consents = tuple(id_ for id_ in found if id_ not in denying)
     prepared: list[Prepared] = []
     for id_ in consents:
         row = journal.current(connection, "Consent", id_)
@@ -153,7 +147,7 @@ def _prepared(node: Node, caller: Caller, patient: str) -> _Ending:
         one = write.prepare_update(node, caller, connection, made, id_, row, None)
         # Its own end is part of the whole: no revocation of each grant for the chain.
         prepared.append(replace(one, hook=None))
-    return _Ending(prepared=tuple(prepared), consents=consents)
+    return _Ending(prepared=tuple(prepared), consents=consents, denying=denying)
 
 
 def _accounts(connection: apsw.Connection, patient: str) -> list[Address]:

@@ -176,7 +176,7 @@ def signable_of(node: Node, connection: apsw.Connection, at: Current, signer: Si
     row, patient = at.row, at.patient
     place = (row.id, str(row.vid), signer.kind, signer.address if signer.kind in ("wallet", "passkey") else "")
     found = rules_of(node, at.consent)
-    names = _names(node, connection, found)
+    names = names_of(node, connection, found)
     terms = terms_of(found, hospital=node.settings.hospital_name, names=names,
                      salt=derived(node, patient, "terms salt", *place))
     valid_from_s, valid_until_s = validity_s(found[0])
@@ -189,7 +189,7 @@ def signable_of(node: Node, connection: apsw.Connection, at: Current, signer: Si
     return Signable(signer=signer, message=message, provisions=found)
 
 
-def _names(node: Node, connection: apsw.Connection, found: tuple[Provision, ...]) -> Mapping[str, str]:
+def names_of(node: Node, connection: apsw.Connection, found: tuple[Provision, ...]) -> Mapping[str, str]:
     """Names of accounts the hospital proofed and of apps it registered: never from a resource a client can write."""
     references = {p.grantee for p in found if p.grantee is not None}
     names = {node.settings.hospital_reference: node.settings.hospital_name}

@@ -85,6 +85,14 @@ def is_pending(connection: apsw.Connection, grant_id: bytes) -> bool:
                               (grant_id,)).get is not None
 
 
+def refused(connection: apsw.Connection, grant_id: bytes) -> None:
+    """The contract will not have it. A deny that has permits inside protects on, whatever becomes of these."""
+    connection.execute("UPDATE provision SET state='revoked' WHERE grant_id=? AND state='pending' "
+                       "AND (permit=1 OR exception=1)", (grant_id,))
+    if connection.changes():
+        journal.bump_decision_seq(connection)
+
+
 def revoked(connection: apsw.Connection, grant_id: bytes) -> int:
     """Revoked in some block, final or not: denied from this commit on; how many provisions."""
     return provisions.set_state_of_grant(connection, grant_id, "revoked", only=("pending", "final"))
@@ -93,11 +101,13 @@ def revoked(connection: apsw.Connection, grant_id: bytes) -> int:
 def revoked_all(connection: apsw.Connection, patient: Address, epoch: int, time_ms: int) -> int:
     """The patient ended every epoch below ``epoch`` in a block of ``time_ms``; how many provisions were revoked.
 
-    A permit that was not granted yet belongs to no epoch: it ends too unless it was signed after that block.
+    A permit that was not granted yet belongs to no epoch: it ends too unless it was signed after that block. What is
+    denied inside a permit ends with it; what is denied outright stays.
     """
     epoch_is(connection, patient, epoch)
     connection.execute(
-        "UPDATE provision SET state='revoked' WHERE address=? AND permit=1 AND state<>'revoked' AND (epoch<? OR "
+        "UPDATE provision SET state='revoked' WHERE address=? AND (permit=1 OR exception=1) AND state<>'revoked' "
+        "AND (epoch<? OR "
         "(epoch IS NULL AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.consent=provision.consent AND i.kind='grant' "
         "AND i.created_ms>?)))", (patient, epoch, time_ms))
     moved = connection.changes()

@@ -86,6 +86,14 @@ def refusal_of_consent(connection: apsw.Connection, consent: str) -> str | None:
     return None
 
 
+def act_of_consent(connection: apsw.Connection, consent: str, kind: IntentKind) -> Intent | None:
+    """The latest act of a kind for a Consent, whatever became of it."""
+    for row in connection.execute(f"SELECT {_COLUMNS} FROM intent WHERE consent=? AND kind=? "  # noqa: S608
+                                  "ORDER BY pk DESC LIMIT 1", (consent, kind)):
+        return _intent(row)
+    return None
+
+
 def failures_of_consent(connection: apsw.Connection, consent: str, kind: IntentKind) -> int:
     """How many acts of a kind for a Consent the chain refused."""
     return int(str(connection.execute("SELECT count(*) FROM intent WHERE consent=? AND kind=? AND state='failed'",

@@ -28,6 +28,7 @@ from gateway.records.node import Node
 from gateway.records.references import checked_types
 from gateway.store import journal
 from gateway.web import (
+    access_list,
     asynchronous,
     binary,
     bulk,
@@ -61,8 +62,8 @@ Authenticate = Callable[[str | None], Caller]
 
 
 ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.ROUTES, *consents.ROUTES,
-          *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES, *terminology.ROUTES, *upkeep.ROUTES,
-          *subscriptions.ROUTES)
+          *access_list.ROUTES, *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES,
+          *terminology.ROUTES, *upkeep.ROUTES, *subscriptions.ROUTES)
 
 
 _READING = frozenset({"GET", "HEAD"})
