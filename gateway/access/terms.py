@@ -113,7 +113,7 @@ def _named(data: frozenset[str]) -> str:
     parts = sorted(name for name in data if ":" not in name and name not in care)
     parts += [f"{name} and what refers to it" for name in sorted(care - {UNTOLD})]
     parts += [f"what {name} authored, recorded, requested, performed or asserted" for name in people if name != UNTOLD]
-    return _list(parts)
+    return _list(parts or ["none"])
 
 
 def _quoted(tokens: frozenset[str]) -> list[str]:

@@ -61,13 +61,19 @@ def one_patient(patient: str, version: ResourceFacts, grant: Grant, theirs: Sequ
                 fresh: bool) -> bool:
     role = policy().roles[grant.role]
     concerning = [p for p in theirs if concerns(p, version, grant, now_ms)]
-    denies = [p for p in concerning if not p.permit and p.state in ("pending", "final")]
     private = version.type in ("Consent", "AuditEvent")
+    own = patient if grant.user == patient or role.name == "delegate" else None
+    lifting = [p for p in concerning if p.permit and p.exception and p.state == "final"] if (
+        role.grant and fresh and not private) else []
+    stopping = [p for p in concerning if not p.permit and p.state in ("pending", "final")]
+    denies = [p for p in stopping if p.exception or not any(e.consent == p.consent for e in lifting)]
+    own_denies = [p for p in stopping if p.exception or not any(
+        e.consent == p.consent and e.grantee != own for e in lifting)]
     if role.name == "patient" and grant.user == patient and not any(
-            p.grantee not in (None, patient) for p in denies):
+            p.grantee not in (None, patient) for p in own_denies):
         return True
     if role.name == "delegate" and grant.patient == patient and not version.labels & (1 | 1 << 15 | 1 << 8) and not any(
-            p.grantee is not None and p.grantee != patient for p in denies):
+            p.grantee is not None and p.grantee != patient for p in own_denies):
         return True
     if role.grant and fresh and not private and not denies and any(p.permit and p.state == "final" for p in concerning):
         return True
@@ -86,6 +92,8 @@ def concerns(p: Provision, version: ResourceFacts, grant: Grant, now_ms: int) ->
     if p.types is not None and version.type not in p.types:
         return False
     if p.categories is not None and not p.categories & version.categories:
+        return False
+    if p.data is not None and f"{version.type}/{version.id}" not in p.data and not p.data & version.categories:
         return False
     if p.permit:
         if version.confidentiality > p.confidentiality or version.labels & ~p.labels:

@@ -58,7 +58,7 @@ def test_a_deny_that_concerns_a_granted_read_stops_it(world: World) -> None:
         decision = decide(request, grant, given_, NOW)
         if isinstance(decision, Permit) and decision.basis == "grant":
             used = next(p for p in given_ if p.id in decision.provision_ids)
-            deny = replace(used, permit=False, confidentiality=0, labels=0, writes=True)
+            deny = replace(used, id="d/0", permit=False, confidentiality=0, labels=0, writes=True)
             after = decide(request, grant, [*given_, deny], NOW)
             assert isinstance(after, Deny) or after.basis == "break-glass"
 

@@ -6,6 +6,7 @@ choices leaves nine worlds in ten denied before any rule of interest is reached.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -19,14 +20,18 @@ from gateway.access.provision import Provision
 from gateway.access.scopes import ResourceScope, ScopeSet
 
 NOW = 1_000
-PATIENTS = ("Patient/1", "Patient/2")
+PATIENTS = ("Patient/1", "Patient/2", "Patient/3")
 TYPES = ("Observation", "Patient", "Consent", "AuditEvent", "Organization", "Task", "Medication", "Subscription")
 OFTEN = ("Observation",) * 6 + TYPES
-GRANTEES = ("Practitioner/1", "Practitioner/2", "Organization/h", "Device/app", "Patient/1", "RelatedPerson/1")
+GRANTEES = ("Practitioner/1", "Practitioner/2", "Organization/h", "Organization/ward", "Device/app", "Patient/1",
+            "RelatedPerson/1")
 PURPOSES = ("TREAT", "HRESCH", "BTG", "ETREAT", "HOPERAT", "PATRQT")
 TOKENS = ("http://loinc.org|1", "http://loinc.org|2", "|x")
+NAMES = ("author:Practitioner/1", "author:?", "about:Encounter/1", "about:?")
+RECORDS = ("Observation/1", "Observation/2", "Observation/3", "Observation/4", "Patient/1", "Task/2")
 CRITERIA = (("code", "1"), ("status", "final"))
-MASKS = (0, 0, 0, 0, 1 << 5, 1 << 15, (1 << 5) | (1 << 15))
+PRIVATE = 1 << 16
+MASKS = (0, 0, 0, 0, 1 << 5, 1 << 15, (1 << 5) | (1 << 15), PRIVATE, PRIVATE | 1 << 5)
 MARKED = (1 << 59, 1 << 60, 1 << 61, 1 << 62, (1 << 59) | (1 << 62))
 HOLDERS = (
     ("feed", None, "system", "system"), ("backend", None, "system", "system"),
@@ -54,7 +59,7 @@ class World(Random):
     def provision(self) -> Provision:
         permit = self.random() < 0.7
         rank, labels = ((self.often(3, 4, 5, 0), self.choice(MASKS)) if permit
-                        else self.choice(((0, 0), (6, 1 << 5), (4, 0), (4, 1 << 15))))
+                        else self.choice(((0, 0), (6, 1 << 5), (4, 0), (4, 1 << 15), (6, PRIVATE))))
         window = self.often((0, 2_000), (0, NOW), (NOW, NOW + 1), (NOW + 1, 2_000))
         rarely = self.random
         return Provision(
@@ -63,20 +68,51 @@ class World(Random):
             permit=permit, types=self.some(OFTEN, 1) if rarely() < 0.25 else None,
             categories=self.some(TOKENS, 1) if rarely() < 0.25 else None, confidentiality=rank, labels=labels,
             purposes=self.some(PURPOSES, 1) if rarely() < 0.3 else None,
-            data_period=self.range() if rarely() < 0.25 else None, valid_from_ms=window[0], valid_until_ms=window[1],
-            writes=not permit or rarely() < 0.7, state=self.often("final", "final", "pending", "revoked"))
+            data_period=self.range() if rarely() < 0.25 else None, data=self.data(permit) if rarely() < 0.25 else None,
+            valid_from_ms=window[0], valid_until_ms=window[1], writes=not permit or rarely() < 0.7,
+            state=self.often("final", "final", "pending", "revoked"))
+
+    def data(self, permit: bool) -> frozenset[str]:
+        """As Consents name data: a deny concerns whom and what cannot be told as well."""
+        author, care = frozenset(NAMES[:1 if permit else 2]), frozenset(NAMES[2:3 if permit else 4])
+        return self.choice((self.some(RECORDS, 1), self.some(RECORDS, 1), author, care | {"Encounter/1"},
+                            self.some(RECORDS, 1) | author))
+
+    def consents(self) -> list[Provision]:
+        """Provisions as Consents hold them: a root rule for some grantees, and exceptions within."""
+        found = []
+        for consent in range(self.randint(0, 4)):
+            root, rules = self.provision(), []
+            if self.random() < 0.3:
+                root = replace(root, permit=False, confidentiality=0, grantee=self.choice((None, "Organization/h")))
+            for grantee in sorted({root.grantee or "", *self.sample(GRANTEES, self.choice((0, 0, 1)))}):
+                rules.append(replace(root, grantee=grantee or None))
+            for _ in range(self.choice((0, 1, 1, 2))):
+                exception = replace(self.provision(), patient=root.patient, exception=True)
+                rules.append(replace(exception, types=root.types, purposes=self.choice((None, root.purposes)),
+                                     valid_from_ms=root.valid_from_ms, valid_until_ms=root.valid_until_ms))
+            found += [replace(rule, id=f"c{consent}/{number}") for number, rule in enumerate(rules)
+                      if rule.grantee is not None or not rule.permit]
+        return found
 
     def facts(self) -> ResourceFacts:
         type_, id_ = self.choice(OFTEN), self.choice("12")
         nobody = type_ in ("Organization", "Medication")
-        homes = self.often(("Patient/1",), ("Patient/2",), PATIENTS, ())
+        homes = self.often(("Patient/1",), ("Patient/2",), PATIENTS[:2], PATIENTS, ())
         return ResourceFacts(
             type=type_, id=id_,
             home_patients=(f"Patient/{id_}",) if type_ == "Patient" else () if nobody else homes,
             author_client=self.choice(("feed", "other", "app")),
             author_user=self.choice((None, "Practitioner/1", "Patient/1", "RelatedPerson/1")),
             confidentiality=self.often(3, 0, 4, 5), labels=self.often(0, 1, *MASKS) | self.often(0, 0, *MARKED),
-            period=self.range() if self.random() < 0.6 else None, categories=self.some(TOKENS))
+            period=self.range() if self.random() < 0.6 else None,
+            categories=self.some(TOKENS) | self.often(frozenset(), self.some(NAMES, 1)))
+
+    def records(self, count: int) -> list[ResourceFacts]:
+        """Versions of different resources."""
+        return [replace(one, id=str(number), home_patients=(
+            (f"Patient/{number}",) if one.type == "Patient" else one.home_patients))
+            for number, one in enumerate((self.facts() for _ in range(count)), 1)]
 
     def grant(self) -> Grant:
         kind, user, role, context = self.choice(HOLDERS)
@@ -92,7 +128,8 @@ class World(Random):
             token_id="t", client_id=self.choice(("feed", "app")), client_kind=kind,  # type: ignore[arg-type]
             user=user, role=role, scopes=scopes, patient=self.often("Patient/1", "Patient/2", None),
             purpose=purpose if self.random() < 0.8 else self.choice(PURPOSES),
-            grantees=self.often((user or "Device/app", "Organization/h"), (), tuple(sorted(self.some(GRANTEES)))),
+            grantees=self.often((user or "Device/app", "Organization/h"), (), ("Organization/ward", "Organization/h"),
+                                tuple(sorted(self.some(GRANTEES)))),
             break_glass_reason=self.often("unconscious", None, " ") if emergency else None,
             expires_ms=NOW if self.random() < 0.03 else 5_000, minted_by_operator=self.random() < 0.2)
 
@@ -109,7 +146,7 @@ class World(Random):
             only_labels=has_stored and self.random() < 0.2)
 
     def provisions(self) -> list[Provision]:
-        return [self.provision() for _ in range(self.randint(0, 5))]
+        return self.consents() if self.random() < 0.5 else [self.provision() for _ in range(self.randint(0, 5))]
 
 
 worlds = st.integers(0, 2**48).map(World)
@@ -121,5 +158,15 @@ def matcher_of(version: ResourceFacts) -> Matcher:
         assert type_ == version.type
         if parameter == "code":
             return any(token.endswith(f"|{value}") for token in version.categories)
-        return version.id == "2"
+        return int(version.id) % 2 == 0
     return matches
+
+
+def smallest(parts: Sequence[Any], fails: Callable[[Sequence[Any]], bool]) -> list[Any]:
+    """What is left of ``parts`` when everything that can go has gone and it still fails."""
+    left = list(parts)
+    for one in list(left):
+        fewer = [other for other in left if other is not one]
+        if fails(fewer):
+            left = fewer
+    return left
