@@ -28,8 +28,9 @@ _DATE = re.compile(rf"{_YEAR}(?:{_DAY}|-(?:0[1-9]|1[0-2]))?", _FLAGS)
 _DATE_TIME = re.compile(rf"{_YEAR}(?:{_DAY}(?:T{_TIME}{_ZONE})?|-(?:0[1-9]|1[0-2]))?", _FLAGS)
 _INSTANT = re.compile(rf"{_YEAR}{_DAY}T{_TIME}{_ZONE}", _FLAGS)
 _CLOCK = re.compile(_TIME, _FLAGS)
-_CODE = re.compile(r"[^\s]+(\s[^\s]+)*")
-_NO_SPACE = re.compile(r"\S+")
+# R4's own expressions let control characters pass, which 2.24.0.1 then keeps out of all strings.
+_CODE = re.compile(r"[^\s\x00-\x1f]+(\s[^\s\x00-\x1f]+)*")
+_NO_SPACE = re.compile(r"[^\s\x00-\x1f]+")
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _OID = re.compile(r"urn:oid:[0-2](\.(0|[1-9][0-9]*))+")
 _UUID = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -116,8 +117,8 @@ def _base64(value: Any) -> str | None:
 PRIMITIVES: Mapping[str, Check] = MappingProxyType({
     "base64Binary": _base64,
     "boolean": _boolean,
-    "canonical": _matching(_NO_SPACE, "a canonical URL: empty or with white space"),
-    "code": _matching(_CODE, "a code: empty, or white space at an end or doubled"),
+    "canonical": _matching(_NO_SPACE, "a canonical URL: empty, with white space or control characters"),
+    "code": _matching(_CODE, "a code: empty, control characters, or white space at an end or doubled"),
     "date": _dated(_DATE, "a date: YYYY, YYYY-MM or YYYY-MM-DD"),
     "dateTime": _dated(_DATE_TIME, "a dateTime: YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss+zz:zz"),
     "decimal": _decimal,
@@ -130,8 +131,8 @@ PRIMITIVES: Mapping[str, Check] = MappingProxyType({
     "string": _string,
     "time": _matching(_CLOCK, "a time: hh:mm:ss"),
     "unsignedInt": _whole(0, "0 to 2147483647"),
-    "uri": _matching(_NO_SPACE, "a URI: empty or with white space"),
-    "url": _matching(_NO_SPACE, "a URL: empty or with white space"),
+    "uri": _matching(_NO_SPACE, "a URI: empty, with white space or control characters"),
+    "url": _matching(_NO_SPACE, "a URL: empty, with white space or control characters"),
     "uuid": _matching(_UUID, "a UUID as urn:uuid: in lower case"),
     "xhtml": narrative_problem,
 })

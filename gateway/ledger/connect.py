@@ -106,7 +106,11 @@ def _operator_key(settings: Settings) -> bytes:
         raise Misconfigured(f"an operator key was made at {path}: send ether to {created.address} and start again")
     if path.stat().st_mode & 0o077:
         raise Misconfigured(f"{path} holds a private key and others may read it: chmod 600 {path}")
-    match = _KEY.fullmatch(path.read_text())
+    # Any file may be named: what is no text is no key either.
+    try:
+        match = _KEY.fullmatch(path.read_bytes().decode("latin-1"))
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read ({error.strerror})") from error
     if match is None:
         raise Misconfigured(f"{path} must hold 64 hex digits")
     return bytes.fromhex(match[1])

@@ -19,7 +19,7 @@ import orjson
 from gateway.access.decision import Decision, Deny
 from gateway.access.grant import Grant
 from gateway.audit import Disclosure, SealedRow
-from gateway.errors import Forbidden, Gone, KeyDestroyed, NotFound
+from gateway.errors import Forbidden, Gone, NotFound
 from gateway.fhir.query import Query
 from gateway.fhir.resource import format_instant, parse, reference_target
 from gateway.records.gate import Caller
@@ -370,13 +370,7 @@ def _chunk(node: Node, caller: Caller, decided: int, rows: Sequence[VersionRow],
 
 def _opened(node: Node, connection: apsw.Connection, rows: Sequence[VersionRow]) -> dict[int, bytes]:
     """Stored bytes by seq; without those whose patient's key was erased since."""
-    try:
-        return {row.seq: one.stored for row, one in zip(rows, node.versions.open_many(connection, rows), strict=True)}
-    except KeyDestroyed:
-        if len(rows) == 1:
-            return {}
-    middle = len(rows) // 2
-    return _opened(node, connection, rows[:middle]) | _opened(node, connection, rows[middle:])
+    return {seq: one.stored for seq, one in (node.versions.open_kept(connection, rows) or {}).items()}
 
 
 def deletion(row: VersionRow) -> bytes:

@@ -19,7 +19,7 @@ from gateway.access.grant import Grant
 from gateway.access.provision import Provision
 from gateway.access.roles import policy
 from gateway.audit import Audit, AuditEntry, SealedRow
-from gateway.errors import Forbidden, NotFound
+from gateway.errors import Forbidden, KeyDestroyed, NotFound
 from gateway.fhir.query import Facts, Query
 from gateway.fhir.search import Plans, SearchMatcher, parse_query
 from gateway.records.versions import home_patients, stored_facts
@@ -236,7 +236,14 @@ class Gate:
             notify=decision is not None and decision.notify)
         if not patients:
             return (self.audit.seal(entry, None),)
-        return tuple(self.audit.seal(entry, reference.removeprefix("Patient/")) for reference in patients)
+        return tuple(self._of_patient(entry, reference.removeprefix("Patient/")) for reference in patients)
+
+    def _of_patient(self, entry: AuditEntry, patient: str) -> SealedRow:
+        """A row of the patient's audit; once their keys are gone, of the custodian's own."""
+        try:
+            return self.audit.seal(entry, patient)
+        except KeyDestroyed:
+            return self.audit.seal(entry, None)
 
 
 def _told(query: str | None) -> str | None:

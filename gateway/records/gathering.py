@@ -108,9 +108,9 @@ def at_most(found: Iterable[Permitted], limit: int, what: str) -> list[Permitted
 
 
 def open_all(node: Node, connection: apsw.Connection, found: Sequence[Permitted]) -> list[Opened]:
-    """The bytes of each, in order. Raises BlobUnavailable and what a broken block raises."""
-    opened = node.versions.open_many(connection, [one.row for one in found]) if found else []
-    return [Opened(one, version.stored) for one, version in zip(found, opened, strict=True)]
+    """The bytes of each that was not erased since, in order. Raises BlobUnavailable and what a broken block raises."""
+    opened = (node.versions.open_kept(connection, [one.row for one in found]) or {}) if found else {}
+    return [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened]
 
 
 class Follower:

@@ -63,9 +63,9 @@ def _page_of_one(node: Node, caller: Caller, type_: str, id_: str, window: Windo
 
 def _readings(node: Node, connection: apsw.Connection, rows: Sequence[VersionRow]) -> list[Reading]:
     there = [row for row in rows if not row.deleted]
-    opened = dict(zip([row.seq for row in there], node.versions.open_many(connection, there) if there else [],
-                      strict=True))
-    return [Reading(row, b"" if row.deleted else opened[row.seq].stored) for row in rows]
+    opened = (node.versions.open_kept(connection, there) or {}) if there else {}
+    return [Reading(row, b"" if row.deleted else opened[row.seq].stored) for row in rows
+            if row.deleted or row.seq in opened]
 
 
 def _versions(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str, window: Window,

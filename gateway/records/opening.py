@@ -45,5 +45,5 @@ class Opening:
         seen = [row for row in rows if not isinstance(
             gate.decide_version(self._connection, self._caller, "s", row), Deny)]
         self._known.update(dict.fromkeys([row.seq for row in rows]))
-        opened = self._node.versions.open_many(self._connection, seen)
-        self._known.update((row.seq, parse(one.stored)) for row, one in zip(seen, opened, strict=True))
+        opened = (self._node.versions.open_kept(self._connection, seen) or {}) if seen else {}
+        self._known.update((seq, parse(one.stored)) for seq, one in opened.items())

@@ -224,12 +224,12 @@ def _matches(node: Node, caller: Caller, connection: apsw.Connection, asking: Se
     following = found[count - 1].cursor if len(found) > count else None
     found = found[:count]
     rows = [one.row for one in found]
-    opened = node.versions.open_local_many(connection, rows)
+    opened = node.versions.open_kept(connection, rows, local=True)
     if opened is None:
         if on_loop:
             raise _Elsewhere
-        opened = node.versions.open_many(connection, rows)
-    return [Opened(one, version.stored) for one, version in zip(found, opened, strict=True)], following
+        opened = node.versions.open_kept(connection, rows) or {}
+    return [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened], following
 
 
 def _merged(found: list[Permitted], query: Query) -> list[Permitted]:

@@ -17,7 +17,7 @@ from gateway.access.facts import ResourceFacts
 from gateway.access.roles import NORMAL
 from gateway.crypto.envelope import Opened, Placement, VersionHeader, open_envelope, seal
 from gateway.crypto.keys import KeyRing
-from gateway.errors import BlobUnavailable
+from gateway.errors import BlobUnavailable, KeyDestroyed
 from gateway.fhir.query import Facts
 from gateway.fhir.resource import Resource, serialise, stamp
 from gateway.store import journal
@@ -135,6 +135,23 @@ class Versions:
         if len(local) < len(rows):
             return None
         return self._all_opened(rows, [local[row.seq] for row in rows])
+
+    def open_kept(self, connection: apsw.Connection, rows: Sequence[VersionRow], *, local: bool = False) -> dict[
+            int, Opened] | None:
+        """``open_many`` by ``seq``, without those whose patient's key was erased since they were found.
+
+        ``local``: as ``open_local_many``.
+        """
+        try:
+            opened = self.open_local_many(connection, rows) if local else self.open_many(connection, rows)
+        except KeyDestroyed:
+            if len(rows) == 1:
+                return {}
+        else:
+            return None if opened is None else {row.seq: one for row, one in zip(rows, opened, strict=True)}
+        middle = len(rows) // 2
+        halves = [self.open_kept(connection, half, local=local) for half in (rows[:middle], rows[middle:])]
+        return None if halves[0] is None or halves[1] is None else halves[0] | halves[1]
 
     def _all_opened(self, rows: Sequence[VersionRow], envelopes: Sequence[bytes | None]) -> list[Opened]:
         found = []

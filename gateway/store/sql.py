@@ -139,9 +139,20 @@ class Database:
         return self._started()
 
     def begin(self) -> apsw.Connection:
-        """Wait for the writer's turn and open the transaction. Raises StoreBusy after 30 s."""
-        if not self._thread_lock.acquire(timeout=_LOCK_TIMEOUT_S):
-            raise StoreBusy("the writer's turn was not had in time")
+        """Wait for the writer's turn and open the transaction. Raises StoreBusy after 30 s.
+
+        The file's lock has no time limit of its own: where it is not free, a thread waits for it that may be left.
+        """
+        free = self.try_begin()
+        if free is not None:
+            return free
+        waiting = _Turn(self)
+        threading.Thread(target=waiting.run, name="turn", daemon=True).start()
+        return waiting.had(_LOCK_TIMEOUT_S)
+
+    def begin_whenever(self) -> apsw.Connection:
+        """As ``begin``, however long it takes: for a thread that somebody else watches."""
+        self._thread_lock.acquire()
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         except OSError as error:
@@ -187,6 +198,43 @@ def _unwritable(error: BaseException) -> StoreBusy:
     return StoreBusy(f"the database cannot be written: {type(error).__name__}")
 
 
+class _Turn:
+    """A turn waited for in a thread of its own; had too late, it is given back."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+        self._left = False
+        self._connection: apsw.Connection | None = None
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._connection = self._database.begin_whenever()
+        except Exception as error:
+            self._error = error
+        with self._lock:
+            if self._left and self._connection is not None:
+                self._database.end(commit=False)
+            self._ready.set()
+
+    def had(self, timeout_s: float) -> apsw.Connection:
+        """The writer. Raises StoreBusy when the time is over."""
+        self._ready.wait(timeout_s)
+        with self._lock:
+            self._left = not self._ready.is_set()
+        if self._error is not None:
+            raise self._error
+        if self._left or self._connection is None:
+            raise _too_late()
+        return self._connection
+
+
+def _too_late() -> StoreBusy:
+    return StoreBusy("the writer's turn was not had in time")
+
+
 class _Waiting:
     """A work, and who waits for it."""
 
@@ -211,6 +259,7 @@ class GroupCommit:
         self._group_size = group_size
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Future[apsw.Connection] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self.groups = 0
         self.works = 0
@@ -233,9 +282,9 @@ class GroupCommit:
     async def _group(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            connection = self._database.try_begin()
+            connection = self._database.try_begin() if self._turn is None else None
             if connection is None:
-                connection = await loop.run_in_executor(self._thread, self._database.begin)
+                connection = await self._own_turn(loop)
         except Exception as error:
             self._fail(list(self._waiting), error)
             self._waiting.clear()
@@ -261,6 +310,25 @@ class GroupCommit:
                 self._fail([waiting], refused)
             elif not waiting.future.done():
                 waiting.future.set_result(result)
+
+    async def _own_turn(self, loop: asyncio.AbstractEventLoop) -> apsw.Connection:
+        """The writer. Raises StoreBusy when the time is over; the turn is waited for on, for who comes next."""
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = loop.run_in_executor(self._thread, self._database.begin_whenever)
+            turn.add_done_callback(self._unless_taken)
+        done, _ = await asyncio.wait((turn,), timeout=_LOCK_TIMEOUT_S)
+        if not done:
+            raise _too_late()
+        self._turn = None
+        return turn.result()
+
+    def _unless_taken(self, turn: asyncio.Future[apsw.Connection]) -> None:
+        """Give a turn back that came after everybody had gone."""
+        if self._turn is turn and self._task is None:
+            self._turn = None
+            if turn.exception() is None:
+                self._database.end(commit=False)
 
     def _carried_out(self, connection: apsw.Connection, taken: list[_Waiting]) -> list[
             tuple[_Waiting, tuple[Any, BaseException | None]]]:

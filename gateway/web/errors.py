@@ -40,6 +40,7 @@ _STATUS: tuple[tuple[type[GatewayError], int, str], ...] = (
     (errors.Forbidden, 403, "forbidden"),
     (errors.Throttled, 429, "throttled"),
     (errors.OAuthError, 400, "invalid"),
+    (errors.KeyDestroyed, 410, "deleted"),
     (errors.IntegrityBroken, 500, "exception"),
     (errors.TookTooLong, 503, "timeout"),
     (errors.Unavailable, 503, "transient"),
