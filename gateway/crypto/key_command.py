@@ -28,7 +28,9 @@ BACKUP_MAX: Final = 1 << 30
 _PASSPHRASE_FILE_MAX: Final = 4_096
 _RESTART: Final = "restart the gateway now: processes that run keep the old one until then"
 SAFE_SECRETS: Final[dict[Label, str]] = {
-    "token-hash": f"every token issued so far is void from the next start on; {_RESTART}",
+    "token-hash": f"every token, sign-in and client secret so far is void from the next start on; {_RESTART}",
+    "id-token": "id_tokens are signed with a new key from now on; the old one stays in the JWKS for a day",
+    "attestation": "verifications are signed with a new key from now on; the old one stays among the published ones",
     "page-link": f"page links given out so far are void from the next start on; {_RESTART}",
     "job": "jobs asked for from now on are sealed under it; the older ones still open",
     "sign-in": "one-time code secrets and sign-ups are sealed under it from now on; the older ones still open",

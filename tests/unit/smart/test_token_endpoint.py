@@ -422,31 +422,3 @@ async def test_introspection_tells_its_client_and_this_hospitals_feed_alone(
     for each, token in ((other, issued["access_token"]), (feed, "gw_unknown"), (feed, "\u00e9" * 46)):
         response = await _post(hospital, _authenticated(each, token), "/oauth/introspect")
         assert (response.status_code, response.json()) == (200, {"active": False})
-
-
-# Discovery: acceptance 1 and 3
-
-async def test_smart_configuration_names_what_is_served(hospital: Hospital) -> None:
-    async with hospital.http() as http:
-        response = await http.get("/fhir/.well-known/smart-configuration", headers={"Accept": "text/html"})
-        assert response.status_code == 200
-        assert response.headers["content-type"].startswith("application/json")
-        body = response.json()
-        assert body["token_endpoint"] == TOKEN_URL
-        assert body["grant_types_supported"] == ["client_credentials"]
-        assert "issuer" not in body
-        assert "authorization_endpoint" not in body
-        for name, value in body.items():
-            if name.endswith("_endpoint"):
-                answer = await http.post(value, data={"x": "y"})
-                assert answer.status_code == 400, name
-        for scope in body["scopes_supported"]:
-            assert hospital.smart.parse_scope(scope).resources
-
-
-async def test_openapi_describes_every_route(hospital: Hospital) -> None:
-    yaml = pytest.importorskip("yaml")
-    document = yaml.safe_load(Path(__file__).parents[3].joinpath("openapi", "smart.yaml").read_text())
-    described = {(path, method) for path, methods in document["paths"].items() for method in methods}
-    served = {(path, method) for path, methods in hospital.app.openapi()["paths"].items() for method in methods}
-    assert described == served
