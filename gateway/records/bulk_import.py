@@ -20,9 +20,11 @@ import apsw
 import httpx
 import orjson
 
-from gateway.errors import Forbidden, Invalid, Issue, Malformed
+from gateway.config import origin_of
+from gateway.errors import Forbidden, Invalid, Issue, Malformed, Unavailable
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.resource import parse
+from gateway.outgoing import AsyncPinned, DestinationRefused, Rule
 from gateway.records.gate import Caller
 from gateway.records.import_source import Fault, Piece
 from gateway.records.importer import BUNDLE_BYTES_MAX, Importer
@@ -156,7 +158,7 @@ async def _bring_in(task: Task, number: int, one: Input, report: _Report, done: 
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         report.refused(where, place + 1, (Issue(
             "error", "transient", f"the file cannot be read from here on: {type(error).__name__}"),))
-    except _Broken as error:
+    except (_Broken, DestinationRefused, Unavailable) as error:
         report.refused(where, place + 1, (Issue("error", "processing", str(error)),))
     await work.flush()
     caller()
@@ -191,7 +193,10 @@ async def _lines(task: Task, one: Input) -> AsyncIterator[bytes]:
         return
     if not allowed(one.url, task.node.settings.import_sources):  # the list may have changed since it was asked for
         raise _Broken("the URL is not below a source this server imports from")
-    async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client, client.stream(
+    # The operator named the sources, and may well mean a server within.
+    rule = Rule(what="the source", listed=tuple(map(origin_of, task.node.settings.import_sources)), inside=True)
+    async with httpx.AsyncClient(transport=AsyncPinned(rule), timeout=_TIMEOUT, follow_redirects=False,
+                                 trust_env=False) as client, client.stream(
             "GET", one.url, headers={"Accept": "application/fhir+ndjson"}) as answer:
         if answer.status_code != 200:
             raise _Broken(f"the source answered {answer.status_code}")

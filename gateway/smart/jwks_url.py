@@ -1,17 +1,14 @@
 """JWKS fetched from the URL a client registered.
 
-Owns the fetch, its limits and its cache; refuses every address an outsider could use to reach inside (SSRF):
-only https to public addresses, or http and https to loopback where the operator allows that. The address checked
-is the address connected to, so a name cannot change its meaning between the two. Redirects and proxies are not
-followed, and one limit of time holds over the look-up of the name, the connection, its headers and the body together.
+Owns the fetch, its limits and its cache; refuses every address an outsider could use to reach inside
+(``gateway/outgoing.py``): only https to public addresses, or http and https to loopback where the operator allows that.
+One limit of time holds over the look-up of the name, the connection, its headers and the body together.
 https://www.rfc-editor.org/rfc/rfc7517, https://www.rfc-editor.org/rfc/rfc9111
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -22,29 +19,18 @@ from typing import Final
 
 import httpx
 
+from gateway import outgoing
 from gateway.errors import Unavailable, Unprocessable
-from gateway.smart.addresses import Address, inner, is_public
+from gateway.outgoing import Resolve, Rule
 from gateway.smart.jwks import MAX_BYTES, VerificationKey, parse_key_set
-
-Resolve = Callable[[str, int], list[str]]
 
 _MAX_FRESH_S: Final = 3_600.0
 _UNSTATED_FRESH_S: Final = 60.0
 _RETRY_AFTER_S: Final = 5.0
 _RETRY_MAX_S: Final = 60.0
-_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-_FREE_PORTS: Final = 1_024
 _KNOWN_MAX: Final = 1_000
 _LOOK_UPS: Final = 4
 """Names looked up at once: the system's resolver has a patience of its own, so it is asked in threads that are left."""
-
-
-def resolve(host: str, port: int) -> list[str]:
-    """The addresses of ``host``, by the system's resolver. Raises Unavailable."""
-    try:
-        return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError) as error:
-        raise Unavailable("the host of the JWKS URL has no address") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +45,11 @@ class _Fetched:
 class JwksUrls:
     """Key sets by URL, each fetched by one thread at a time. Safe between threads, but not for an event loop's own."""
 
-    def __init__(self, *, allow_loopback: bool, timeout_s: float = 3.0, resolve: Resolve = resolve,
+    def __init__(self, *, allow_loopback: bool, timeout_s: float = 3.0, resolve: Resolve = outgoing.resolve,
                  transport: httpx.AsyncBaseTransport | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
         """``timeout_s`` bounds the whole fetch; ``transport`` replaces the network in tests."""
-        self._allow_loopback = allow_loopback
+        self._rule = Rule(what="the JWKS URL", public=True, loopback=allow_loopback)
         self._timeout_s = timeout_s
         self._resolve = resolve
         self._transport = transport
@@ -75,7 +61,7 @@ class JwksUrls:
 
     def check(self, url: str) -> None:
         """Raises Unprocessable when ``url`` could never be fetched from here; asks nobody."""
-        self._parse(url)
+        outgoing.check(self._rule, url)
 
     def keys(self, url: str, *, kid: str) -> tuple[VerificationKey, ...]:
         """The keys at ``url``, from the cache while its headers allow; once more when ``kid`` is not among them.
@@ -121,7 +107,7 @@ class JwksUrls:
             return _Fetched(None, self._clock(), asked_s, str(error), min(failures + 1, 10))
 
     async def _get(self, url: str) -> tuple[bytes, httpx.Headers]:
-        parsed = self._parse(url)
+        parsed = outgoing.check(self._rule, url)
         try:
             async with asyncio.timeout(self._timeout_s):
                 addresses = await self._addresses(parsed)
@@ -131,15 +117,10 @@ class JwksUrls:
 
     async def _addresses(self, parsed: httpx.URL) -> list[str]:
         """Where the host is. All of its addresses must be fit: which one is reached is not ours to say."""
-        port = parsed.port or _DEFAULT_PORTS[parsed.scheme]
         host = parsed.raw_host.decode("ascii")
-        found = await asyncio.get_running_loop().run_in_executor(self._look_ups, self._resolve, host, port)
-        if not found:
-            raise Unavailable("the host of the JWKS URL has no address")
-        addresses = [address.partition("%")[0] for address in found]
-        for address in addresses:
-            self._check_address(ipaddress.ip_address(address), parsed.scheme)
-        return list(dict.fromkeys(addresses))
+        found = await asyncio.get_running_loop().run_in_executor(self._look_ups, self._resolve, host,
+                                                                 outgoing.port_of(parsed))
+        return outgoing.fit(self._rule, parsed, found)
 
     async def _first_answer(self, parsed: httpx.URL, addresses: list[str]) -> tuple[bytes, httpx.Headers]:
         failed: Exception | None = None
@@ -147,12 +128,9 @@ class JwksUrls:
                                      follow_redirects=False) as client:
             for address in addresses:
                 try:
-                    request = client.build_request(
-                        "GET", parsed.copy_with(host=address),
-                        extensions={"sni_hostname": parsed.raw_host.decode("ascii")},
-                        headers={"Host": parsed.netloc.decode("ascii"), "Accept": "application/json",
-                                 "Accept-Encoding": "identity"})
-                    response = await client.send(request, stream=True)
+                    request = client.build_request("GET", parsed, headers={
+                        "Accept": "application/json", "Accept-Encoding": "identity"})
+                    response = await client.send(outgoing.addressed(request, address), stream=True)
                     try:
                         return await _body(response), response.headers
                     finally:
@@ -163,40 +141,6 @@ class JwksUrls:
                     failed = error
                     break
         raise Unavailable(f"the JWKS URL does not answer: {type(failed).__name__}") from failed
-
-    def _parse(self, url: str) -> httpx.URL:
-        try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise Unprocessable("the JWKS URL cannot be read") from error
-        if not parsed.host or parsed.userinfo or parsed.fragment:
-            raise Unprocessable("the JWKS URL needs a host, and no user or fragment")
-        if parsed.scheme not in ("https", "http"):
-            raise Unprocessable("the JWKS URL must be https")
-        try:
-            literal: Address | None = ipaddress.ip_address(parsed.host)
-        except ValueError:
-            literal = None
-        self._check_port(parsed, literal)
-        if literal is not None:
-            self._check_address(literal, parsed.scheme)
-        elif parsed.scheme == "http" and not (self._allow_loopback and parsed.host == "localhost"):
-            raise Unprocessable("the JWKS URL must be https")
-        return parsed
-
-    def _check_port(self, parsed: httpx.URL, literal: Address | None) -> None:
-        """Ports below 1024 belong to services of other protocols, which a request must not be made to speak to."""
-        local = parsed.host == "localhost" or (literal is not None and inner(literal).is_loopback)
-        if not (local and self._allow_loopback) and not (parsed.port in (None, 443) or parsed.port >= _FREE_PORTS):
-            raise Unprocessable(f"the JWKS URL must have port 443, or one from {_FREE_PORTS}")
-
-    def _check_address(self, address: Address, scheme: str) -> None:
-        if inner(address).is_loopback and self._allow_loopback:
-            return
-        if scheme != "https":
-            raise Unprocessable("the JWKS URL must be https")
-        if not is_public(address):
-            raise Unprocessable("the JWKS URL leads to a private address; register the JWKS as a file")
 
 
 async def _body(response: httpx.Response) -> bytes:

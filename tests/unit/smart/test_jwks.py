@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
 
 from gateway.errors import OAuthError, Unavailable, Unprocessable
+from gateway.outgoing import is_public
 from gateway.smart import jwks_url
-from gateway.smart.addresses import is_public
 from gateway.smart.clients import add_client, find_client
 from gateway.smart.jwks import parse_key_set, pick
 from gateway.smart.jwks_url import JwksUrls, fresh_s
