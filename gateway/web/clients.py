@@ -18,7 +18,7 @@ from gateway.smart import approvals
 from gateway.smart.approvals import STANDINGS, Decider
 from gateway.smart.issuer import Smart
 from gateway.smart.registration import find_registration
-from gateway.web.oauth_json import Threads, answered, grant_of, guarded, read_object
+from gateway.web.oauth_json import Threads, answered, grant_of, guarded, read_object, refuse_other_methods
 from gateway.web.portal.session import check_csrf, check_origin, signed_in
 
 _ROLE: Final = "administrator"
@@ -61,6 +61,7 @@ def router(smart: Smart) -> APIRouter:
             return answered(await threads.run(lambda: acts[act](client_id, by, given)))
         return await guarded(work)
 
+    refuse_other_methods(routes)
     return routes
 
 

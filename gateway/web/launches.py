@@ -21,7 +21,7 @@ from gateway.smart.accounts import find_account
 from gateway.smart.clients import find_client
 from gateway.smart.issuer import Smart
 from gateway.smart.launches import LIFE_MS, launch_url, open_launch
-from gateway.web.oauth_json import Threads, answered, grant_of, guarded, read_object
+from gateway.web.oauth_json import Threads, answered, grant_of, guarded, read_object, refuse_other_methods
 from gateway.web.portal.session import check_csrf, check_origin, signed_in
 
 _FIELDS: Final[Mapping[str, tuple[type, ...]]] = {
@@ -52,6 +52,7 @@ def router(smart: Smart) -> APIRouter:
             return answered(await threads.run(lambda: _opened(smart, opener, asked)), 201)
         return await guarded(work)
 
+    refuse_other_methods(routes)
     return routes
 
 

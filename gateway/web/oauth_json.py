@@ -16,6 +16,8 @@ from typing import Any, Final, TypeVar
 import anyio
 import jiter
 from anyio.to_thread import run_sync
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -38,6 +40,7 @@ LOG = logging.getLogger("gateway.oauth")
 MAX_BYTES: Final = 65_536
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _THREADS: Final = 4
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _UNSPEAKABLE: Final = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
 
 
@@ -90,6 +93,21 @@ async def guarded(work: Callable[[], Awaitable[Response]]) -> Response:
         return await work()
     except Exception as error:
         return error_response(error)
+
+
+def refuse_other_methods(routes: APIRouter) -> None:
+    """Answer what the paths of ``routes`` do not take as these doors answer; call it when all are there."""
+    taken: dict[str, set[str]] = {}
+    for route in routes.routes:
+        if isinstance(route, APIRoute):
+            taken.setdefault(route.path, set()).update(route.methods or ())
+    for path, methods in taken.items():
+        allow = ", ".join(sorted(methods))
+
+        async def other(_: Request, allow: str = allow) -> Response:
+            return JSONResponse({"error": "invalid_request", "error_description": f"this endpoint takes {allow} alone"},
+                                405, {**NO_STORE, "Allow": allow})
+        routes.add_api_route(path, other, methods=sorted(_METHODS - methods), include_in_schema=False)
 
 
 def error_response(error: Exception) -> Response:

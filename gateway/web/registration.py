@@ -16,7 +16,7 @@ from gateway.smart.approvals import standing
 from gateway.smart.issuer import Smart
 from gateway.smart.registration import Told, authenticate_registration, change, end, register, registration_uri
 from gateway.smart.tokens import bearer
-from gateway.web.oauth_json import NO_STORE, Threads, answered, guarded, read_object
+from gateway.web.oauth_json import NO_STORE, Threads, answered, guarded, read_object, refuse_other_methods
 
 
 def router(smart: Smart) -> APIRouter:
@@ -54,6 +54,7 @@ def router(smart: Smart) -> APIRouter:
             return Response(None, 204, NO_STORE)
         return await guarded(work)
 
+    refuse_other_methods(routes)
     return routes
 
 
