@@ -208,7 +208,7 @@ def build_app(settings: Settings) -> ASGIApp:
     from gateway.web import smart as smart_web
     from gateway.web.fhir import FhirDoor
     from gateway.web.doors import Doors
-    from gateway.web.portal import authorize
+    from gateway.web.portal import apps, authorize
     from gateway.web.portal.pages import static_router
 
     ring = open_ring(settings)
@@ -230,6 +230,7 @@ def build_app(settings: Settings) -> ASGIApp:
     app.include_router(clients.router(smart))
     app.include_router(static_router())
     app.include_router(authorize.router(node, smart))
+    app.include_router(apps.router(node, smart))
     app.include_router(health.router(node))
 
     @app.exception_handler(Exception)

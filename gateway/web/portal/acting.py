@@ -13,6 +13,7 @@ from starlette.requests import Request
 from gateway.access.grant import Grant
 from gateway.access.roles import policy
 from gateway.access.scopes import ScopeSet, parse
+from gateway.access.words import OF_A_PATIENT, YOURS, Voice, represented
 from gateway.errors import Unauthenticated
 from gateway.records.gate import Caller
 from gateway.smart.authorization import standing_of
@@ -22,6 +23,8 @@ from gateway.smart.sessions import Session
 from gateway.store import journal
 from gateway.web.portal.session import signed_in, smart_of
 
+PORTAL = "portal"
+"""The client that stands for the hospital's own pages; it has no registration and no secret."""
 _LIFE_MS = 60_000
 _PURPOSES = {"patient": "PATRQT", "delegate": "FAMRQT", "clinician": "TREAT"}
 SHOWN = parse("user/Patient.rs user/Encounter.rs")
@@ -44,28 +47,39 @@ def person(request: Request) -> Session:
     return session
 
 
-def purposes_of(role: str, client: Client) -> tuple[str, ...]:
+def voice_of(session: Session) -> Voice:
+    """How a person is told whose records are meant."""
+    if session.role == "patient":
+        return YOURS
+    return represented("the person you represent") if session.role == "delegate" else OF_A_PATIENT
+
+
+def purposes_of(role: str, client: Client | None) -> tuple[str, ...]:
     """The purposes of use a person may let an app act for, the usual one first; an emergency's are not among them."""
-    if role != "clinician":
+    if role != "clinician" or client is None:
         return (_PURPOSES.get(role, "HOPERAT"),)
     table = policy()
     found = tuple(code for code in client.purposes if code in table.purposes and code not in table.break_glass_purposes)
     return found or (_PURPOSES[role],)
 
 
-def caller_of(request: Request, client: Client, *, scopes: ScopeSet = SHOWN,
+def caller_of(request: Request, client: Client | None, *, scopes: ScopeSet = SHOWN,
               emergency: Emergency | None = None) -> Caller:
-    """The signed-in person, about to let ``client`` in, as who asks. Raises Unauthenticated, Forbidden."""
+    """The signed-in person as who asks, through the app they are about to let in, or for themselves.
+
+    Raises Unauthenticated, Forbidden.
+    """
     smart, session = smart_of(request), person(request)
     connection, now_ms = smart.database.reader, smart.now_ms()
     seq = journal.decision_seq(connection)  # before the standing: what moves in between is seen at the commit
     standing = standing_of(connection, str(session.user), now_ms)
     role, account = standing.role, standing.account
     grant = Grant(
-        token_id=f"session-{session.id}", client_id=client.id, client_kind="app", user=session.user, role=role.name,
-        scopes=scopes, patient=emergency.patient if emergency else account.represents,
+        token_id=f"session-{session.id}", client_id=client.id if client else PORTAL, client_kind="app",
+        user=session.user, role=role.name, scopes=scopes, patient=emergency.patient if emergency else account.represents,
         purpose="BTG" if emergency else purposes_of(role.name, client)[0],
-        grantees=grantees(client, session.user, role, account, smart.settings.hospital_reference),
+        grantees=(str(session.user),) if client is None else grantees(
+            client, session.user, role, account, smart.settings.hospital_reference),
         expires_ms=now_ms + _LIFE_MS, break_glass_reason=emergency.reason if emergency else None)
     return Caller(grant=grant, seq=seq,
                   again=lambda: caller_of(request, client, scopes=scopes, emergency=emergency))

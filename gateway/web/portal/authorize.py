@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from gateway.access.narrowing import Chosen, Line, Offer, is_nothing, narrowed, offer
 from gateway.access.roles import policy
 from gateway.access.scopes import ScopeSet
-from gateway.access.words import OF_A_PATIENT, YOURS, Voice, represented, words
+from gateway.access.words import words
 from gateway.errors import Forbidden, InputRefused, NotFound, Unauthenticated, Unprocessable
 from gateway.records import emergency as emergencies
 from gateway.records.node import Node
@@ -38,7 +38,7 @@ from gateway.smart.issuer import Smart
 from gateway.smart.redirects import origin_of
 from gateway.smart.sessions import Session, same
 from gateway.web.portal import lasting, picker
-from gateway.web.portal.acting import Emergency, caller_of, purposes_of
+from gateway.web.portal.acting import Emergency, caller_of, purposes_of, voice_of
 from gateway.web.portal.app_facts import about
 from gateway.web.portal.pages import PortalRoute, render
 from gateway.web.portal.picker import Choice
@@ -170,7 +170,7 @@ class _Screen:
             return self._stop(found, session, "role")
         needs = own is None and ("launch/patient" in asked.others
                                  or any(scope.context == "patient" for scope in asked.resources))
-        voice = _voice(role.name, session)
+        voice = voice_of(session)
         offered = offer(asked, types=self._node.definitions.resource_types, voice=voice, table=words())
         return Asking(pending=found, session=session, standing=standing, offered=offered, asked=asked,
                       patient=own or launched, fixed=own is not None or launched is not None, needs_patient=needs)
@@ -281,7 +281,7 @@ class _Screen:
                 consent=resting))
         except BaseException:
             if resting is not None:  # answered already, or gone meanwhile: nothing is to rest on it
-                await lasting.take_back(self._node, request, asking.pending.client, resting)
+                await lasting.end_consent(self._node, request, resting)
             raise
 
     async def _emergency(self, request: Request, asking: Asking, form: Mapping[str, str]) -> Response:
@@ -325,12 +325,6 @@ class _Screen:
 def _about(asking: Asking, patient: str) -> Asking:
     return Asking(pending=asking.pending, session=asking.session, standing=asking.standing, offered=asking.offered,
                   asked=asking.asked, patient=patient, fixed=False, needs_patient=True)
-
-
-def _voice(role: str, session: Session) -> Voice:
-    if role == "patient":
-        return YOURS
-    return represented("the person you represent") if role == "delegate" else OF_A_PATIENT
 
 
 def _groups(offered: Offer) -> list[tuple[str, list[Line]]]:

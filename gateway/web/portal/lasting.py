@@ -13,13 +13,16 @@ from typing import Final
 
 from starlette.requests import Request
 
-from gateway.access.scopes import ScopeSet
+from gateway.access.scopes import ScopeSet, parse
 from gateway.errors import Unprocessable
+from gateway.records import revoking
 from gateway.records.node import Node
 from gateway.smart.clients import Client
+from gateway.web.portal.acting import caller_of
 
 ROLES: Final = frozenset({"patient"})
 """Whose lasting access rests on a Consent: a delegate's ends with the mandate, a clinician's with the patient's own."""
+CONSENT: Final = parse("patient/Consent.crus user/Consent.crus")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -45,5 +48,6 @@ async def rest_on_consent(node: Node, request: Request, client: Client, scopes: 
     return None
 
 
-async def take_back(node: Node, request: Request, client: Client, consent: str) -> None:
-    """End a Consent on which nothing came to rest."""
+async def end_consent(node: Node, request: Request, consent: str) -> None:
+    """End a Consent: nothing rests on it any more. Raises what refuses it."""
+    await revoking.revoke(node, caller_of(request, None, scopes=CONSENT), consent, None)
