@@ -162,10 +162,22 @@ class Disclosure:
     rows: tuple[SealedRow, ...]
 
 
+_LANES: Final = 3
+"""Files a process writes side by side: who comes while one is being synced need not wait for its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """A file and the thread that waits for it."""
+
+    spool: Spool
+    thread: ThreadPoolExecutor
+
+
 class Disclosures:
     """One process's way to make disclosures durable, and anyone's to bring them into the chain.
 
-    ``join`` writes the rows to the process's spool: a disclosure waits for one fsync, not for a turn at the database.
+    ``join`` writes the rows to a spool of the process: they wait for one fsync, not for a turn at the database.
     ``settle`` appends what any process spooled to the chain, exactly once, in the order of time.
     """
 
@@ -173,20 +185,23 @@ class Disclosures:
         self._database = database
         self._folder = folder
         self._key = key
-        self._spool = Spool(folder, key)
+        self._lanes = [_Lane(Spool(folder, key), ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool"))
+                       for _ in range(_LANES)]
+        self._idle = list(self._lanes)
         self._waiting: list[tuple[Disclosure, asyncio.Future[None]]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def join(self, disclosure: Disclosure) -> None:
         """Return once the rows are durable and no revocation overtook the decision. Raises Moved, StoreBusy."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((disclosure, future))
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        if self._idle:
+            task = asyncio.get_running_loop().create_task(self._run(self._idle.pop()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         await asyncio.shield(future)
 
-    async def _run(self) -> None:
+    async def _run(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
@@ -194,7 +209,7 @@ class Disclosures:
                 error: BaseException | None = None
                 try:
                     records = [_packed(row) for disclosure, _ in taken for row in disclosure.rows]
-                    await loop.run_in_executor(self._thread, self._spool.append, records)
+                    await loop.run_in_executor(lane.thread, lane.spool.append, records)
                     seq = journal.decision_seq(self._database.reader)
                 except Exception as failed:
                     seq, error = -1, failed
@@ -208,7 +223,7 @@ class Disclosures:
                     else:
                         future.set_result(None)
         finally:
-            self._task = None
+            self._idle.append(lane)
 
     def settle(self) -> int:
         """Bring what is spooled into the chain; how many rows. Blocking; any thread, any process."""
@@ -228,9 +243,10 @@ class Disclosures:
         return len(rows)
 
     def close(self) -> None:
-        """End the spool's file."""
-        self._thread.shutdown()
-        self._spool.close()
+        """End the spool's files."""
+        for lane in self._lanes:
+            lane.thread.shutdown()
+            lane.spool.close()
 
 
 _PACKED: Final = struct.Struct(">qHH")
