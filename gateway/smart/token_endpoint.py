@@ -25,6 +25,7 @@ from gateway.access.roles import policy
 from gateway.access.scopes import ScopeSet, parse
 from gateway.errors import OAuthError
 from gateway.smart.app_grants import CodeGrant, Pkce, RefreshGrant, narrowed, parameters
+from gateway.smart.approvals import why_not
 from gateway.smart.client_authentication import JWT, methods
 from gateway.smart.clients import find_client
 from gateway.smart.introspection import Introspection, Revocation
@@ -72,8 +73,13 @@ class TokenEndpoint(AuthorizationServer):  # type: ignore[misc]  # Authlib has n
     def authorize(self, form: Mapping[str, str]) -> str:
         """``/oauth/authorize``: where the browser goes next, to this server's screen or back to the app with an error.
 
+        ``prompt=none`` goes to the screen too, which answers it without showing: only there do cookies come along.
+
         Raises OAuthError while there is no redirect URI to trust.
         """
+        waits = why_not(self.smart.database.reader, form.get("client_id", ""))
+        if waits is not None:  # nothing it registered is trusted yet, its redirect URIs least
+            raise OAuthError("unauthorized_client", waits)
         try:
             request = FormRequest(self.smart.authorize_url, form, None)
             grant = self.get_consent_grant(request)
@@ -107,7 +113,7 @@ class TokenEndpoint(AuthorizationServer):  # type: ignore[misc]  # Authlib has n
         except OAuthError as error:
             raise OAuth2Error(error=error.error, description=plain(error.description),
                               redirect_uri=redirect_uri) from error
-        return f"/oauth/authorize/{handle}" + ("/silent" if "none" in rest.prompt else "")
+        return f"/oauth/authorize/{handle}"
 
     def token(self, form: Mapping[str, str], authorization: str | None) -> Reply:
         """``POST /oauth/token``."""

@@ -21,9 +21,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from gateway.errors import Forbidden, GatewayError, NotFound, OAuthError, Unauthenticated, Unavailable
-from gateway.smart import sessions
-from gateway.smart.authorization import answer_silently, pending
+from gateway.errors import Forbidden, GatewayError, OAuthError, Unauthenticated, Unavailable
 from gateway.smart.clients import is_app_origin
 from gateway.smart.discovery import openid_configuration, smart_configuration, style
 from gateway.smart.issuer import Smart
@@ -117,15 +115,6 @@ def router(state: Smart) -> APIRouter:
         try:
             form = await read(request)
             return _see(await beside(lambda: endpoints.authorize(form)))
-        except Exception as error:
-            return _page_or_json(request, error)
-
-    @routes.get("/oauth/authorize/{handle}/silent", include_in_schema=False)
-    async def silent(request: Request, handle: str) -> Response:
-        cookie = request.cookies.get(sessions.cookie_name(state.settings))
-        try:
-            return _see(await beside(lambda: answer_silently(
-                state, pending(state, handle), sessions.session_of(state, cookie))))
         except Exception as error:
             return _page_or_json(request, error)
 
@@ -225,8 +214,6 @@ def _see(location: str) -> Response:
 
 def _page_or_json(request: Request, error: Exception) -> Response:
     """An error with no redirect URI to trust is told to the person alone."""
-    if isinstance(error, NotFound):
-        error = OAuthError("invalid_request", str(error))
     response = _error_response(error)
     if not request.headers.get("Accept", "").startswith("text/html"):
         return response
