@@ -74,10 +74,6 @@ def _types_or_none(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[A-Za-z]+", text))
 
 
-def _types_or_none(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"[A-Za-z]+", text))
-
-
 def origin_of(url: str) -> str:
     """``scheme://host:port`` of an http or https URL, lower case, addresses in their one form. Raises ValueError."""
     parts = urlsplit(url)
@@ -181,8 +177,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ipfs_timeout_s", "30", _positive, "time limit of one call to Kubo"),
     Setting("packages", "", _paths, "FHIR packages to take profiles from: `.tgz` files or unpacked folders, by commas"),
     Setting("required_profiles", "", _profiles, "profiles each resource of a type must have: `Type=URL`, by commas"),
-    Setting("client_requests_per_s", "2000", _natural, "requests a second of one client, all its users together; here "
-            "and below: counted by each worker, ten seconds' worth at once, an entry of a Bundle as one, 0: no limit"),
+    Setting("client_requests_per_s", "2000", _natural, "requests a second of one client, all its users together, but "
+            "of this hospital's own feeds; here and below: counted by each worker, ten seconds' worth at once, an "
+            "entry of a Bundle as one, 0: no limit"),
     Setting("account_requests_per_s", "200", _natural, "requests a second of one person"),
     Setting("address_requests_per_s", "100", _natural, "requests a second of one address without a token"),
     Setting("address_failures", "300", _natural, "failed sign-ins and token requests of one address within five "
@@ -199,12 +196,9 @@ SETTINGS: tuple[Setting, ...] = (
             "one of `subscription_hosts`"),
     Setting("verified_types", "", _types_or_none, "types whose records by patients and foreign systems are no data "
             "before the head verified them, by commas; others are marked unverified"),
-    Setting("notice_window_s", "900", _positive,
-            "refusals of one requester and patient within so long are told as one, and their number when it is over"),
-    Setting("notice_webhook", "", str, "URL that is told that there is a notice for the head, never whose; its host is "
-            "one of `subscription_hosts`"),
-    Setting("verified_types", "", _types_or_none, "types whose records by patients and foreign systems are no data "
-            "before the head verified them, by commas; others are marked unverified"),
+    Setting("oidc_issuer", "", str, "issuer of the hospital's own identity provider, by which people may sign in"),
+    Setting("oidc_client_id", "", str, "this gateway's client id at `oidc_issuer`"),
+    Setting("oidc_client_secret_file", "", str, "file with the client secret at `oidc_issuer`; none: PKCE alone"),
     Setting("log_level", "info", str, "`debug`, `info`, `warning` or `error`"),
 )
 
@@ -263,9 +257,9 @@ class Settings:
     notice_window_s: int
     notice_webhook: str
     verified_types: tuple[str, ...]
-    notice_window_s: int
-    notice_webhook: str
-    verified_types: tuple[str, ...]
+    oidc_issuer: str
+    oidc_client_id: str
+    oidc_client_secret_file: str
     log_level: str
 
     @property

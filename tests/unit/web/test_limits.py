@@ -86,7 +86,7 @@ def test_names_are_forgotten_and_never_without_end() -> None:
 
 def test_one_person_is_limited_and_another_of_the_same_client_is_not() -> None:
     class Token:
-        client_id, user = "app", "Patient/1"
+        client_id, client_kind, user = "app", "app", "Patient/1"
 
     class Other(Token):
         user = "Patient/2"
