@@ -76,7 +76,8 @@ def caller_of(request: Request, client: Client | None, *, scopes: ScopeSet = SHO
     role, account = standing.role, standing.account
     grant = Grant(
         token_id=f"session-{session.id}", client_id=client.id if client else PORTAL, client_kind="app",
-        user=session.user, role=role.name, scopes=scopes, patient=emergency.patient if emergency else account.represents,
+        user=session.user, role=role.name, scopes=scopes,
+        patient=emergency.patient if emergency else account.represents,
         purpose="BTG" if emergency else purposes_of(role.name, client)[0],
         grantees=(str(session.user),) if client is None else grantees(
             client, session.user, role, account, smart.settings.hospital_reference),
