@@ -37,7 +37,7 @@ from gateway.fhir.search_words import CONTENT, TEXT
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
-from gateway.records import consents, finality, scheduling, search_parameters, subscriptions
+from gateway.records import consents, directory, finality, scheduling, search_parameters, subscriptions, verifying
 from gateway.records.deliveries import Deliveries
 from gateway.records.gate import Caller, Gate
 from gateway.records.jobs import Authority
@@ -45,6 +45,7 @@ from gateway.records.node import Node, TypeRules
 from gateway.records.notices import Notices
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
+from gateway.smart import ceremonies, lockout, sessions
 from gateway.smart.failures import Failures, sweep_failures
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.launches import sweep_launches
@@ -153,7 +154,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
                   base_url=settings.base_url),
         pages=PageLinks(ring.secret("page-link")),
         domain=Domain(chain_id=deployed.chain_id, contract=deployed.consent_registry),
-        rules={"Consent": consents.RULES, "Appointment": scheduling.RULES, "Subscription": subscriptions.RULES,
+        rules={"Consent": consents.RULES, "Patient": directory.PATIENT_RULES, "Appointment": scheduling.RULES, "Subscription": subscriptions.RULES,
+               "Task": verifying.RULES,
                "SearchParameter": TypeRules(check_write=search_parameters.check_write,
                                             check_deletion=search_parameters.check_deletion)},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
@@ -206,9 +208,10 @@ def build_app(settings: Settings) -> ASGIApp:
 
     from gateway.web import clients, health, launches, registration
     from gateway.web import smart as smart_web
-    from gateway.web.fhir import FhirDoor
+    from gateway.web import verifying as verifying_web
     from gateway.web.doors import Doors
-    from gateway.web.portal import apps, authorize
+    from gateway.web.fhir import FhirDoor
+    from gateway.web.portal import account, apps, authorize, people, proofing
     from gateway.web.portal.pages import static_router
 
     ring = open_ring(settings)
@@ -229,9 +232,12 @@ def build_app(settings: Settings) -> ASGIApp:
     app.include_router(registration.router(smart))
     app.include_router(clients.router(smart))
     app.include_router(static_router())
+    for portal in (people, account, proofing):
+        app.include_router(portal.router(smart))
     app.include_router(authorize.router(node, smart))
     app.include_router(apps.router(node, smart))
     app.include_router(health.router(node))
+    app.include_router(verifying_web.router(node))
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
@@ -283,11 +289,11 @@ def run_worker(settings: Settings, descriptor: int) -> None:
 
     import uvicorn
 
+    from gateway.web.connection import bounded
+
     # A thread that comes back from an fsync waits for the loop's thread this long at most, by default 5 ms.
     sys.setswitchinterval(0.0005)
     # Given as a socket, not as a descriptor: uvicorn takes a bare descriptor for a unix socket and leaves Nagle's
-    from gateway.web.connection import bounded
-
     # algorithm on, which holds every small answer back by 40 ms.
     listener = socket.socket(fileno=descriptor)
     app = build_app(settings)
@@ -316,7 +322,7 @@ def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: thread
     async def together() -> None:
         acts_for = authority(node, smart)
         await asyncio.gather(runner(open_door(node), acts_for).run(stop), Deliveries(node, acts_for).run(stop),
-                             Notices(node).run(stop))
+                             Notices(node, verifying.step).run(stop))
 
     asyncio.run(together())
 
@@ -339,10 +345,13 @@ def run_ledger(settings: Settings) -> None:
     node = build_node(settings, ring, database)
 
     _every(0.15, stop, "consents", lambda: finality.turn(node))
+    _every(0.25, stop, "access-requests", lambda: directory.deliver(node))
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop,
-              sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, jobs.sweep), ended=finality.ended)
+              sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, sessions.sweep, ceremonies.sweep,
+                      lockout.sweep, jobs.sweep, directory.sweep),
+              ended=finality.ended)
     carrying_out.join(_JOIN_S)
 
 

@@ -106,10 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--name", required=True)
     add.add_argument("--organization", action="append", default=[], metavar="Organization/ID")
     add.add_argument("--wallet", help="the patient's own address, 0x…")
+    add.add_argument("--login", metavar="NAME", help="also a login for the portal; its password is asked for")
+    add.add_argument("--password-file", type=Path, metavar="FILE", help="take that password from a file instead")
     add.set_defaults(run=_user_add)
     close = user.add_parser("close", help="close an account and revoke its tokens")
     close.add_argument("user")
     close.set_defaults(run=_user_close)
+
+    waiting = user.add_parser("waiting", help="logins that wait to be verified")
+    waiting.add_argument("--json", action="store_true")
+    waiting.set_defaults(run=_user_waiting)
+    verify = user.add_parser("verify", help="bind a waiting login to the person it is")
+    verify.add_argument("login", metavar="LOGIN", help="its id, as `gateway user waiting` shows it")
+    verify.add_argument("--user", required=True, metavar="TYPE/ID", help="Patient/ID or Practitioner/ID")
+    verify.add_argument("--organization", action="append", default=[], metavar="Organization/ID")
+    verify.set_defaults(run=_user_verify)
+    reject = user.add_parser("reject", help="refuse a waiting login")
+    reject.add_argument("login", metavar="LOGIN")
+    reject.add_argument("--reason", required=True, help="which the person reads")
+    reject.set_defaults(run=_user_reject)
 
     imported = commands.add_parser("import", help="FHIR JSON, NDJSON and bundles, plain or gz")
     imported.add_argument("paths", nargs="+", type=Path)
@@ -282,9 +297,68 @@ def _client_close(given: argparse.Namespace) -> int:
 
 def _user_add(given: argparse.Namespace) -> int:
     from gateway.smart.accounts import add_user
+    from gateway.smart.passwords import check_new_password
 
-    add_user(_smart(_settings()), fhir_user=given.user, role=given.role, name=given.name,
-             organizations=given.organization, wallet=given.wallet)
+    if given.password_file is not None and given.login is None:
+        raise Misconfigured("--password-file goes with --login")
+    password = None if given.login is None else _password(given.password_file)
+    if password is not None:
+        check_new_password(password, login_name=given.login)
+    smart = _smart(_settings())
+    add_user(smart, fhir_user=given.user, role=given.role, name=given.name, organizations=given.organization,
+             wallet=given.wallet)
+    if given.login is not None and password is not None:
+        from gateway.smart.logins import set_by_operator
+
+        uri = set_by_operator(smart, name=given.login, fhir_user=given.user, role=given.role, shown=given.name,
+                              password=password)
+        if uri is not None:
+            print(f"one-time codes, shown this once (for an authenticator app): {uri}")
+    return 0
+
+
+def _password(file: Path | None) -> str:
+    """From a prompt, twice, or from a file; never from the command line, which every process of the machine can see."""
+    if file is not None:
+        try:
+            return file.read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"{file} cannot be read") from error
+    from getpass import getpass
+
+    password = getpass("Password: ")
+    if getpass("Once more: ") != password:
+        raise Misconfigured("the two passwords differ")
+    return password
+
+
+def _user_waiting(given: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from gateway.smart.proofing import OPERATOR, Decider, waiting
+
+    found = waiting(_smart(_settings()), Decider(user=None, role=OPERATOR))
+    if given.json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+        return 0
+    for one in found:
+        print(f"{one.id}  {one.wanted:<9}  {one.shown}  born {one.birth_date}  number {one.identifier}"
+              + ("" if one.is_ready else "  (no second factor yet)"))
+    return 0
+
+
+def _user_verify(given: argparse.Namespace) -> int:
+    from gateway.smart.proofing import OPERATOR, Decider, verify
+
+    verify(_smart(_settings()), given.login, fhir_user=given.user, organizations=given.organization,
+           decider=Decider(user=None, role=OPERATOR))
+    return 0
+
+
+def _user_reject(given: argparse.Namespace) -> int:
+    from gateway.smart.proofing import OPERATOR, Decider, reject
+
+    reject(_smart(_settings()), given.login, reason=given.reason, decider=Decider(user=None, role=OPERATOR))
     return 0
 
 

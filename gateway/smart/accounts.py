@@ -17,6 +17,7 @@ from eth_utils.address import is_checksum_formatted_address, is_hex_address, to_
 from gateway.access.roles import policy
 from gateway.errors import NotFound, Unprocessable
 from gateway.smart.issuer import Smart
+from gateway.smart.sessions import end_sessions
 from gateway.smart.tokens import revoke_user
 
 REFERENCE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}/[A-Za-z0-9\-.]{1,64}")
@@ -67,6 +68,20 @@ def add_user(smart: Smart, *, fhir_user: str, role: str, name: str, organization
     ``organizations``: references a patient's grant may name to reach them; ``wallet``: an Ethereum address;
     ``represents`` and ``mandate_until_ms``: of a delegate alone. Raises Unprocessable.
     """
+    now_ms = smart.now_ms()
+
+    def work(connection: apsw.Connection) -> None:
+        known = find_account(connection, fhir_user)
+        put_user(connection, fhir_user=fhir_user, role=role, name=name, organizations=organizations, wallet=wallet,
+                 represents=represents, mandate_until_ms=mandate_until_ms, now_ms=now_ms)
+        smart.audit_operator(connection, "account", "C" if known is None else "U", fhir_user, role, now_ms)
+    smart.database.transact(work)
+
+
+def put_user(connection: apsw.Connection, *, fhir_user: str, role: str, name: str, organizations: Sequence[str] = (),
+             wallet: str | None = None, represents: str | None = None, mandate_until_ms: int | None = None,
+             now_ms: int) -> None:
+    """``add_user`` inside the open transaction; the audit is the caller's. Raises Unprocessable."""
     kind = check_user(fhir_user)
     _check_role(kind, role)
     if not name.strip() or len(name) > 200 or not name.isprintable():
@@ -75,20 +90,15 @@ def add_user(smart: Smart, *, fhir_user: str, role: str, name: str, organization
         if not REFERENCE.fullmatch(organization) or not organization.startswith("Organization/"):
             raise Unprocessable("an organisation is given as Organization/ID")
     _check_mandate(role, represents, mandate_until_ms)
-    address = None if wallet is None else _address(wallet)
-    now_ms = smart.now_ms()
-
-    def work(connection: apsw.Connection) -> None:
-        known = find_account(connection, fhir_user)
-        connection.execute(
-            "INSERT INTO account (fhir_user,role,name,organizations,wallet,represents,mandate_until_ms,proofed,"
-            "created_ms) VALUES (?,?,?,?,?,?,?,1,?) ON CONFLICT (fhir_user) DO UPDATE SET role=excluded.role, "
-            "name=excluded.name, organizations=excluded.organizations, wallet=excluded.wallet, "
-            "represents=excluded.represents, mandate_until_ms=excluded.mandate_until_ms, closed_ms=NULL",
-            (fhir_user, role, name, " ".join(organizations), address, represents, mandate_until_ms, now_ms))
-        revoke_user(connection, fhir_user, now_ms)
-        smart.audit_operator(connection, "account", "C" if known is None else "U", fhir_user, role, now_ms)
-    smart.database.transact(work)
+    address = None if wallet is None else wallet_address(wallet)
+    connection.execute(
+        "INSERT INTO account (fhir_user,role,name,organizations,wallet,represents,mandate_until_ms,proofed,"
+        "created_ms) VALUES (?,?,?,?,?,?,?,1,?) ON CONFLICT (fhir_user) DO UPDATE SET role=excluded.role, "
+        "name=excluded.name, organizations=excluded.organizations, wallet=excluded.wallet, "
+        "represents=excluded.represents, mandate_until_ms=excluded.mandate_until_ms, closed_ms=NULL",
+        (fhir_user, role, name, " ".join(organizations), address, represents, mandate_until_ms, now_ms))
+    revoke_user(connection, fhir_user, now_ms)
+    end_sessions(connection, fhir_user, now_ms)
 
 
 def close_user(smart: Smart, fhir_user: str) -> None:
@@ -102,6 +112,7 @@ def close_user(smart: Smart, fhir_user: str) -> None:
         connection.execute("UPDATE account SET closed_ms=? WHERE fhir_user=? AND closed_ms IS NULL",
                            (now_ms, fhir_user))
         revoke_user(connection, fhir_user, now_ms)
+        end_sessions(connection, fhir_user, now_ms)
         smart.audit_operator(connection, "account", "D", fhir_user, known.role, now_ms)
     smart.database.transact(work)
 
@@ -126,8 +137,8 @@ def _check_mandate(role: str, represents: str | None, mandate_until_ms: int | No
         raise Unprocessable("a delegate's mandate needs an end")
 
 
-def _address(wallet: str) -> str:
-    """EIP-55 form. A mixed-case address whose checksum is wrong was mistyped."""
+def wallet_address(wallet: str) -> str:
+    """EIP-55 form. Raises Unprocessable: a mixed-case address whose checksum is wrong was mistyped."""
     if not wallet.startswith("0x") or not is_hex_address(wallet):
         raise Unprocessable("a wallet is an address: 0x and 40 hex digits")
     address = str(to_checksum_address(wallet))

@@ -148,6 +148,13 @@ def start_session(connection: apsw.Connection, smart: Smart, *, login: str, meth
     return value
 
 
+def id_of(connection: apsw.Connection, smart: Smart, cookie_value: str) -> str | None:
+    """The id of the open session behind a cookie, expired or not."""
+    rows = connection.execute("SELECT id FROM session WHERE hash=? AND ended_ms IS NULL",
+                              (_hash(smart, cookie_value),)).fetchall()
+    return str(rows[0][0]) if rows else None
+
+
 def end_session(connection: apsw.Connection, session_id: str, now_ms: int, *, login: str | None = None) -> bool:
     """End one session inside the transaction (with ``login``, only if it is theirs); whether there was one."""
     if login is None:
@@ -165,6 +172,12 @@ def end_all(connection: apsw.Connection, login: str, now_ms: int, *, but: str | 
     connection.execute("UPDATE session SET ended_ms=? WHERE login=? AND ended_ms IS NULL AND id IS NOT ?",
                        (now_ms, login, but))
     return ended
+
+
+def end_sessions(connection: apsw.Connection, fhir_user: str, now_ms: int) -> None:
+    """End every session of a person, whichever login it began with, inside the transaction."""
+    connection.execute("UPDATE session SET ended_ms=? WHERE ended_ms IS NULL AND login IN "
+                       "(SELECT id FROM login WHERE fhir_user=?)", (now_ms, fhir_user))
 
 
 def sessions_of(connection: apsw.Connection, login: str, now_ms: int) -> list[SessionShown]:

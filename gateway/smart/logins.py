@@ -1,0 +1,228 @@
+"""Logins: people's ways in, each standing for nobody until it is bound to a proofed account.
+
+Owns sign-up, what a login signs in with (password, one-time codes, recovery codes), and finding one; refuses a name
+that is none, and to say whether a name is taken. Who a login stands for is ``proofing``'s to say.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Final, Literal
+
+import apsw
+import orjson
+
+from gateway.audit import AuditEntry
+from gateway.errors import NotFound, Unprocessable
+from gateway.smart import one_time_codes, passwords, sessions
+from gateway.smart.issuer import Smart
+from gateway.smart.sealing import open_sealed, seal
+
+WANTED: Final = ("patient", "clinician")
+LoginState = Literal["waiting", "verified", "rejected", "closed"]
+_NAME: Final = re.compile(r"[\w.@+\-]{3,100}")
+_COLUMNS: Final = ("id, name, shown, wanted, state, fhir_user, reason, password, totp, totp_on, totp_step, created_ms, "
+                   "decided_ms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A way in. ``password``: a PHC string; ``totp``: the sealed seed, which counts once ``totp_on``."""
+
+    id: str
+    name: str
+    shown: str
+    wanted: str
+    state: LoginState
+    fhir_user: str | None
+    reason: str | None
+    password: str | None = field(repr=False)
+    totp: bytes | None = field(repr=False)
+    totp_on: bool
+    totp_step: int
+    created_ms: int
+    decided_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignUp:
+    """What somebody says of themselves. ``birth_date``: YYYY-MM-DD; ``identifier``: of a card or register."""
+
+    name: str
+    shown: str
+    wanted: str
+    birth_date: str
+    identifier: str
+
+
+def fold(name: str) -> str:
+    """The one form of a login name, however it is typed."""
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+def find_login(connection: apsw.Connection, login_id: str) -> Login | None:
+    """A login by its id."""
+    return _one(connection, "id=?", login_id)
+
+
+def find_by_name(connection: apsw.Connection, name: str) -> Login | None:
+    """A login by what was typed."""
+    return _one(connection, "name=?", fold(name))
+
+
+def logins_of(connection: apsw.Connection, fhir_user: str) -> list[Login]:
+    """The verified logins of an account, the oldest first."""
+    return [_login(row) for row in connection.execute(
+        f"SELECT {_COLUMNS} FROM login WHERE fhir_user=? AND state='verified' "  # noqa: S608
+        "ORDER BY created_ms, id", (fhir_user,)).fetchall()]
+
+
+def checked(asked: SignUp) -> SignUp:
+    """``asked`` in its one form. Raises Unprocessable."""
+    name, shown, identifier = fold(asked.name), " ".join(asked.shown.split()), asked.identifier.strip()
+    if _NAME.fullmatch(name) is None:
+        raise Unprocessable("a login name has 3 to 100 letters, digits or any of . _ @ + -")
+    if not shown or len(shown) > 200 or not shown.isprintable():
+        raise Unprocessable("your name has at most 200 printable characters")
+    if asked.wanted not in WANTED:
+        raise Unprocessable("say whether you are a patient or a clinician")
+    try:
+        born = date.fromisoformat(asked.birth_date)
+    except ValueError:
+        raise Unprocessable("a birth date is written YYYY-MM-DD") from None
+    if born.year < 1850 or len(asked.birth_date) != 10:
+        raise Unprocessable("a birth date is written YYYY-MM-DD")
+    if not identifier or len(identifier) > 100 or not identifier.isprintable():
+        raise Unprocessable("the number has at most 100 printable characters")
+    return SignUp(name=name, shown=shown, wanted=asked.wanted, birth_date=asked.birth_date, identifier=identifier)
+
+
+def sign_up(connection: apsw.Connection, smart: Smart, asked: SignUp, *, password_hash: str | None,
+            now_ms: int) -> str | None:
+    """Make a login that waits for proofing; its id, or None when the name is taken (say so to nobody)."""
+    if find_by_name(connection, asked.name) is not None:
+        return None
+    login_id = secrets.token_hex(16)
+    matching = seal(smart, orjson.dumps({"birth_date": asked.birth_date, "identifier": asked.identifier}),
+                    _matching_place(login_id))
+    connection.execute(
+        "INSERT INTO login (id,name,shown,wanted,state,matching,password,created_ms) VALUES (?,?,?,?,'waiting',?,?,?)",
+        (login_id, asked.name, asked.shown, asked.wanted, matching, password_hash, now_ms))
+    audit_login(smart, connection, "sign-up", "C", login_id, role=asked.wanted, now_ms=now_ms)
+    return login_id
+
+
+def set_by_operator(smart: Smart, *, name: str, fhir_user: str, role: str, shown: str, password: str) -> str | None:
+    """Give an account a login of this name, or give the login a new password and new codes, as the operator.
+
+    Returns the ``otpauth://`` URI of its one-time codes, told once, where the role needs them; the person's sessions
+    end. Raises Unprocessable.
+    """
+    folded, now_ms = fold(name), smart.now_ms()
+    if _NAME.fullmatch(folded) is None:
+        raise Unprocessable("a login name has 3 to 100 letters, digits or any of . _ @ + -")
+    passwords.check_new_password(password, login_name=folded)
+    hashed = passwords.hash_password(password)
+    seed = None if role in sessions.FACTOR_FREE else one_time_codes.new_seed()
+
+    def work(connection: apsw.Connection) -> None:
+        known = find_by_name(connection, folded)
+        if known is not None and known.fhir_user != fhir_user:
+            raise Unprocessable("this login name is another person's")
+        login_id = known.id if known is not None else secrets.token_hex(16)
+        sealed = None if seed is None else seal(smart, seed, totp_place(login_id))
+        connection.execute(
+            "INSERT INTO login (id,name,shown,wanted,state,fhir_user,password,totp,totp_on,created_ms,decided_ms,"
+            "decided_by) VALUES (?,?,?,?,'verified',?,?,?,?,?,?,'cli') ON CONFLICT (id) DO UPDATE SET "
+            "shown=excluded.shown, wanted=excluded.wanted, state='verified', password=excluded.password, "
+            "totp=excluded.totp, totp_on=excluded.totp_on, totp_step=0",
+            (login_id, folded, shown, role, fhir_user, hashed, sealed, int(seed is not None), now_ms, now_ms))
+        connection.execute("DELETE FROM recovery_code WHERE login=?", (login_id,))
+        sessions.end_all(connection, login_id, now_ms)
+        smart.audit_operator(connection, "login", "C" if known is None else "U", fhir_user, role, now_ms)
+    smart.database.transact(work)
+    return None if seed is None else one_time_codes.otpauth_uri(seed, name=folded, issuer=smart.settings.hospital_name)
+
+
+def matching_of(connection: apsw.Connection, smart: Smart, login_id: str) -> tuple[str, str]:
+    """(birth date, identifier) a waiting login gave; both empty once it was decided. Raises NotFound."""
+    row: tuple[Any, ...]
+    for row in connection.execute("SELECT matching FROM login WHERE id=?", (login_id,)).fetchall():
+        if row[0] is None:
+            return "", ""
+        facts = orjson.loads(open_sealed(smart, row[0], _matching_place(login_id)))
+        return str(facts["birth_date"]), str(facts["identifier"])
+    raise NotFound("there is no such login")
+
+
+def factors_of(connection: apsw.Connection, login: Login) -> tuple[str, ...]:
+    """What it may sign in with: "pwd", "otp", "hwk" (passkeys), "oidc"."""
+    found = ["pwd"] if login.password is not None else []
+    if login.totp_on:
+        found.append("otp")
+    for method, table in (("hwk", "passkey"), ("oidc", "upstream_identity")):
+        if connection.execute(f"SELECT 1 FROM {table} WHERE login=? LIMIT 1", (login.id,)).fetchall():  # noqa: S608
+            found.append(method)
+    return tuple(found)
+
+
+def seed_of(smart: Smart, login: Login) -> bytes | None:
+    """The seed of its one-time codes, whether in use yet or not."""
+    return None if login.totp is None else open_sealed(smart, login.totp, totp_place(login.id))
+
+
+def recovery_codes_left(connection: apsw.Connection, login_id: str) -> int:
+    """How many recovery codes were not used yet."""
+    return int(str(connection.execute("SELECT count(*) FROM recovery_code WHERE login=? AND used_ms IS NULL",
+                                      (login_id,)).get))
+
+
+def take_code(connection: apsw.Connection, smart: Smart, login: Login, code: str, now_ms: int) -> bool:
+    """Whether ``code`` is a one-time or a recovery code of the login, taken now and never again."""
+    seed = seed_of(smart, login)
+    if seed is not None:
+        step = one_time_codes.taken_step(seed, code, now_s=now_ms / 1_000, after_step=login.totp_step)
+        if step is not None:
+            connection.execute("UPDATE login SET totp_step=? WHERE id=? AND totp_step<?", (step, login.id, step))
+            return bool(connection.changes())
+    hashed = one_time_codes.recovery_hash(login.id, code)
+    if hashed is None:
+        return False
+    connection.execute("UPDATE recovery_code SET used_ms=? WHERE login=? AND hash=? AND used_ms IS NULL",
+                       (now_ms, login.id, hashed))
+    return bool(connection.changes())
+
+
+def audit_login(smart: Smart, connection: apsw.Connection, interaction: str, action: str, login_id: str, *,
+                now_ms: int, role: str, user: str | None = None, outcome: str = "0", reason: str | None = None) -> None:
+    """One row about a login, to the patient's own audit where it is a patient's."""
+    patient = user.removeprefix("Patient/") if user is not None and user.startswith("Patient/") else None
+    smart.audit(connection, AuditEntry(
+        time_ms=now_ms, action=action, interaction=interaction, outcome=outcome,
+        what=(f"login {login_id}",) if login_id else (), client="portal", user=user, role=role or "unknown",
+        purpose="HOPERAT" if user is None else {"patient": "PATRQT", "delegate": "FAMRQT"}.get(role, "HOPERAT"),
+        reason=reason), patient)
+
+
+def totp_place(login_id: str) -> str:
+    """What binds a sealed seed to its login."""
+    return f"totp {login_id}"
+
+
+def _matching_place(login_id: str) -> str:
+    return f"matching {login_id}"
+
+
+def _one(connection: apsw.Connection, where: str, value: str) -> Login | None:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM login WHERE {where}", (value,)).fetchall()  # noqa: S608
+    return _login(rows[0]) if rows else None
+
+
+def _login(row: tuple[Any, ...]) -> Login:
+    return Login(id=row[0], name=row[1], shown=row[2], wanted=row[3], state=row[4], fhir_user=row[5], reason=row[6],
+                 password=row[7], totp=row[8], totp_on=bool(row[9]), totp_step=row[10], created_ms=row[11],
+                 decided_ms=row[12])
