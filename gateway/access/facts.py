@@ -27,7 +27,7 @@ _CATEGORIES = ("category", "code", "type", "class", "serviceCategory", "serviceT
 
 
 AUTHOR: Final = "author:"
-"""Before a reference: who the resource says made it, or who wrote this version here."""
+"""Before a reference: who the resource says made it."""
 ABOUT: Final = "about:"
 """Before a reference: the encounter, plan or episode of care the resource refers to."""
 UNTOLD: Final = "?"
@@ -61,15 +61,12 @@ class ResourceFacts:
 def facts_of(resource: Mapping[str, Any], home_patients: Sequence[str], *, author_client: str,
              author_user: str | None, base: str = "") -> ResourceFacts:
     """The facts of a resource whose home patients are the logical ids ``home_patients``; ``base``: our FHIR base."""
-    names = names_of(resource, base)
-    if author_user is not None:
-        names |= {AUTHOR + author_user}
     confidentiality, labels = labels_of(resource)
     return ResourceFacts(
         type=resource["resourceType"], id=resource.get("id", ""),
         home_patients=tuple(f"Patient/{id_}" for id_ in home_patients), author_client=author_client,
         author_user=author_user, confidentiality=confidentiality, labels=labels, period=period_of(resource),
-        categories=categories_of(resource) | names)
+        categories=categories_of(resource) | names_of(resource, base))
 
 
 def period_of(resource: Mapping[str, Any]) -> Range | None:

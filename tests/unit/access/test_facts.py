@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.facts import categories_of, facts_of, period_of
+from gateway.access.facts import categories_of, facts_of, names_of, period_of
 from gateway.access.labels import labels_of
 from gateway.access.period import MAX_MS, MIN_MS, date_range, instant_text, period_range
 from gateway.access.roles import policy
@@ -139,3 +139,34 @@ def test_published_examples_have_facts_and_few_unknown_labels() -> None:
     assert count > 30
     assert dated > 0.9 * count
     assert unknown == 0
+
+
+def refer(reference: str) -> dict[str, str]:
+    return {"reference": reference}
+
+
+@pytest.mark.parametrize(("resource", "names"), [
+    ({}, set()),
+    ({"performer": [refer("Practitioner/1"), refer("https://h.example/fhir/Organization/2/_history/3")]},
+     {"author:Practitioner/1", "author:Organization/2"}),
+    ({"author": refer("Device/d"), "recorder": refer("Practitioner/1"), "requester": refer("PractitionerRole/2")},
+     {"author:Device/d", "author:Practitioner/1", "author:PractitionerRole/2"}),
+    ({"performer": [{"actor": refer("Practitioner/1"), "function": {"text": "x"}}]}, {"author:Practitioner/1"}),
+    ({"author": [{"identifier": {"value": "7"}}, refer("#p"), refer("https://b.example/Practitioner/1")]},
+     {"author:?"}),
+    ({"encounter": refer("Encounter/1"), "basedOn": [refer("CarePlan/2"), refer("ServiceRequest/3")]},
+     {"about:Encounter/1", "about:CarePlan/2"}),
+    ({"context": {"encounter": [refer("Encounter/1")], "related": [refer("EpisodeOfCare/4")]}},
+     {"about:Encounter/1", "about:EpisodeOfCare/4"}),
+    ({"encounter": {"identifier": {"value": "7"}}}, {"about:?"}),
+    ({"context": refer("urn:uuid:1")}, {"about:?"}),
+    ({"subject": {"identifier": {"value": "7"}}, "performer": "x", "author": [None]}, set()),
+])
+def test_authors_and_care_are_named_and_what_cannot_be_told_is_said(resource: dict[str, Any], names: set[str]) -> None:
+    assert names_of(resource, "https://h.example/fhir/") == names
+
+
+def test_no_coding_can_pose_as_an_author() -> None:
+    code = {"coding": [{"system": "author:Practitioner/9", "code": ""}, {"code": "author:Practitioner/9"}]}
+    facts = facts_of({"resourceType": "Observation", "code": code}, ["1"], author_client="app", author_user=None)
+    assert "author:Practitioner/9" not in facts.categories

@@ -199,9 +199,26 @@ def test_other_rules_are_other_words(world: World) -> None:
         other = world.provision()
         same = _enforced(one) == _enforced(other)
         assert same == (words(one).statement == words(other).statement) or _same_meaning(one, other)
-        exception = replace(other, permit=False, confidentiality=6, labels=1 << 5, grantee="Practitioner/1")
+        exception = replace(other, permit=False, confidentiality=6, labels=1 << 5, grantee="Practitioner/1",
+                            exception=True)
         root = replace(one, permit=True, grantee="Device/app", labels=0, confidentiality=3)
         assert words(root, exception) != words(root)
+
+
+def test_exceptions_and_named_data_are_in_the_words() -> None:
+    root = replace(LEAVE, grantee="Organization/1", purposes=frozenset({"TREAT"}))
+    inner = replace(LEAVE, grantee="Practitioner/2", confidentiality=4, writes=False, exception=True,
+                    data=frozenset({"Observation/1", "Encounter/7", "about:Encounter/7", "author:Practitioner/5"}))
+    assert words(root, inner).statement == (
+        "Organization/1 may read, and when working for this hospital also write, all records, up to normal "
+        "confidentiality, without those labelled sensitive; and Practitioner/2 may read all records, only "
+        "Observation/1, Encounter/7 and what refers to it and what Practitioner/5 authored, recorded, requested, "
+        "performed or asserted, up to restricted confidentiality, without those labelled sensitive, for any purpose, "
+        "without end, for treatment (TREAT), without end. You can revoke this at any time.")
+    assert grantee_text([root, inner]) == "Organization/1 Practitioner/2"
+    deny = replace(root, permit=False, grantee=None, confidentiality=0)
+    assert words(deny, inner).statement.startswith("anyone may not read all records; but Practitioner/2 may read ")
+    assert grantee_text([deny, inner]) == "Practitioner/2"
 
 
 def _same_meaning(one: Provision, other: Provision) -> bool:

@@ -1,0 +1,180 @@
+"""What the terms of a Consent open and shut over HTTP, at every door: named records, authors, care, departments,
+privacy, exceptions. Invariants 4, 5 and 6; IHE Privacy Consent on FHIR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.smart.accounts import add_user
+from gateway.store import provisions
+from tests.journeys.hospital import Client, Hospital, consent, observation, places
+
+PRS = [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "PRS"}]
+
+
+@pytest.fixture
+def patient(hospital: Hospital) -> str:
+    return hospital.new_patient()
+
+
+def new(hospital: Hospital, patient: str, **elements: Any) -> str:
+    answer = hospital.feed.post("Observation", observation(patient, "7", **elements))
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def seen(client: Client, patient: str, ids: list[str]) -> set[str]:
+    """What a client sees of these, the same by reading, searching, counting and history."""
+    read = {id_ for id_ in ids if client.get(f"Observation/{id_}").status_code == 200}
+    vread = {id_ for id_ in ids if client.get(f"Observation/{id_}/_history/1").status_code == 200}
+    history = {id_ for id_ in ids if client.get(f"Observation/{id_}/_history").status_code == 200}
+    found = set(client.all_ids(f"Observation?patient={patient}&_count=1"))
+    assert read == vread == history == found
+    assert client.total(f"Observation?patient={patient}&_total=accurate") == len(found)
+    assert client.total(f"Observation?patient={patient}&_summary=count") == len(found)
+    listed = client.get("Observation/_history?_count=200").json().get("entry", ())
+    assert {entry["resource"]["id"] for entry in listed} & set(ids) == found
+    return found
+
+
+def put(hospital: Hospital, patient: str, provision: dict[str, Any]) -> str:
+    """A Consent's provisions as its signing puts them, final."""
+    own = hospital.patient(patient)
+    answer = own.post("Consent", consent(patient, "Practitioner/1", provision=provision))
+    assert answer.status_code == 201, answer.text
+    id_ = str(answer.json()["id"])
+    signed = own.post(f"Consent/{id_}/$sign", {"resourceType": "Parameters", "parameter": [
+        {"name": "kind", "valueString": "custodial"}]})
+    assert signed.status_code in (200, 202), signed.text
+    hospital.database.transact(lambda tx: provisions.set_state_of_consent(tx, id_, "final", only=("pending",)))
+    return id_
+
+
+def to(*references: str) -> list[dict[str, Any]]:
+    return [consent("1", reference)["provision"]["actor"][0] for reference in references]
+
+
+def named(meaning: str, reference: str) -> dict[str, Any]:
+    return {"meaning": meaning, "reference": {"reference": reference}}
+
+
+def test_single_records_are_shared_and_withheld_by_name(hospital: Hospital, patient: str) -> None:
+    ids = [new(hospital, patient) for _ in range(4)]
+    doctor = hospital.clinician("terms-1")
+    shared = put(hospital, patient, {"type": "permit", "actor": to("Practitioner/terms-1"), "data": [
+        named("instance", f"Observation/{id_}") for id_ in ids[:2]]})
+    assert seen(doctor, patient, ids) == set(ids[:2])
+    put(hospital, patient, {"type": "deny", "actor": to("Practitioner/terms-1"), "data": [
+        named("instance", f"Observation/{ids[0]}")]})
+    assert seen(doctor, patient, ids) == {ids[1]}
+    hospital.revoke(shared)
+    assert not seen(doctor, patient, ids)
+
+
+def test_what_somebody_authored_and_an_encounter_are_shared_as_such(hospital: Hospital, patient: str) -> None:
+    visit = hospital.new({"resourceType": "Encounter", "status": "finished", "class": {"code": "AMB"},
+                          "subject": {"reference": f"Patient/{patient}"}})
+    hospital.feed.put("Practitioner/author-1", {"resourceType": "Practitioner", "id": "author-1"})
+    ids = [new(hospital, patient, performer=[{"reference": "Practitioner/author-1"}]),
+           new(hospital, patient, encounter={"reference": f"{hospital.base}/Encounter/{visit}"}),
+           new(hospital, patient)]
+    doctor, other = hospital.clinician("terms-2"), hospital.clinician("terms-3")
+    put(hospital, patient, {"type": "permit", "actor": to("Practitioner/terms-2"), "data": [
+        named("authoredby", "Practitioner/author-1")]})
+    put(hospital, patient, {"type": "permit", "actor": to("Practitioner/terms-3"), "data": [
+        named("related", f"Encounter/{visit}")]})
+    assert seen(doctor, patient, ids) == {ids[0]}
+    assert doctor.get(f"Encounter/{visit}").status_code == 404
+    assert seen(other, patient, ids) == {ids[1]}
+    assert other.get(f"Encounter/{visit}").status_code == 200
+    found = other.get(f"Observation?patient={patient}&_include=Observation:encounter").json()["entry"]
+    assert {entry["resource"]["id"] for entry in found} == {ids[1], visit}
+    found = other.get(f"Encounter?patient={patient}&_revinclude=Observation:encounter").json()["entry"]
+    assert {entry["resource"]["id"] for entry in found} == {ids[1], visit}
+
+
+def test_a_department_is_let_in_without_its_hospital_and_shut_out_of_it(hospital: Hospital, patient: str) -> None:
+    """Who belongs to a department says the account, never Organization.partOf, which a client writes."""
+    for number, organizations in enumerate((["Organization/ward"], [])):
+        add_user(hospital.smart, fhir_user=f"Practitioner/ward-{number}", role="clinician", name="A",
+                 organizations=organizations)
+    hospital.feed.put("Organization/ward", {"resourceType": "Organization", "id": "ward", "name": "Ward",
+                                            "partOf": {"reference": hospital.settings.hospital_reference}})
+    nurse, colleague = hospital.clinician("ward-0"), hospital.clinician("ward-1")
+    ids = [new(hospital, patient)]
+    ward = put(hospital, patient, {"type": "permit", "actor": to("Organization/ward")})
+    assert seen(nurse, patient, ids) == set(ids)
+    assert not seen(colleague, patient, ids)
+    hospital.revoke(ward)
+    put(hospital, patient, {
+        "type": "permit", "actor": to(hospital.settings.hospital_reference), "provision": [
+            {"type": "deny", "actor": to("Organization/ward")}]})
+    assert not seen(nurse, patient, ids)
+    assert seen(colleague, patient, ids) == set(ids)
+
+
+def test_a_private_record_is_opened_by_grants_that_name_its_label_alone(hospital: Hospital, patient: str) -> None:
+    ids = [new(hospital, patient), new(hospital, patient)]
+    doctor, own = hospital.clinician("terms-4"), hospital.patient(patient)
+    hospital.grant(patient, "Practitioner/terms-4", confidentiality=5)
+    assert seen(doctor, patient, ids) == set(ids)
+    stored = own.get(f"Observation/{ids[0]}").json()
+    assert own.put(f"Observation/{ids[0]}", {**stored, "meta": {"security": PRS}}).status_code == 200
+    assert doctor.ids(f"Observation?patient={patient}") == [ids[1]]
+    assert doctor.get(f"Observation/{ids[0]}").status_code == 404
+    assert doctor.get(f"Observation/{ids[0]}/_history/1").status_code == 404
+    opened = put(hospital, patient, {"type": "permit", "actor": to("Practitioner/terms-4"), "securityLabel": PRS,
+                                     "data": [named("instance", f"Observation/{ids[0]}")]})
+    assert doctor.get(f"Observation/{ids[0]}").status_code == 200
+    assert set(doctor.ids(f"Observation?patient={patient}")) == set(ids)
+    hospital.revoke(opened)
+    assert doctor.get(f"Observation/{ids[0]}").status_code == 404
+
+
+def test_a_permit_inside_a_deny_lets_one_in_and_ends_with_it(hospital: Hospital, patient: str) -> None:
+    ids = [new(hospital, patient)]
+    doctor, other = hospital.clinician("terms-5"), hospital.clinician("terms-6")
+    for name in ("terms-5", "terms-6"):
+        hospital.grant(patient, f"Practitioner/{name}")
+    assert seen(other, patient, ids)
+    dissent = put(hospital, patient, {"type": "deny", "provision": [
+        {"type": "permit", "actor": to("Practitioner/terms-5")}]})
+    assert seen(doctor, patient, ids) == set(ids)
+    assert not seen(other, patient, ids)
+    hospital.revoke(dissent)
+    assert seen(other, patient, ids) == set(ids)
+
+
+def test_a_consent_comes_back_as_written_and_means_the_same(hospital: Hospital, patient: str) -> None:
+    own, record = hospital.patient(patient), new(hospital, patient)
+    hospital.feed.put("Practitioner/author-1", {"resourceType": "Practitioner", "id": "author-1"})
+    provision = {"type": "permit", "actor": to("Practitioner/1"), "data": [named("instance", f"Observation/{record}")],
+                 "provision": [{"type": "deny", "data": [named("authoredby", "Practitioner/author-1")]},
+                               {"type": "permit", "actor": to("Practitioner/2"), "period": {"end": "2030"}}]}
+    written = consent(patient, "Practitioner/1", provision=provision)
+    id_ = own.post("Consent", written).json()["id"]
+    shown = own.get(f"Consent/{id_}").json()
+    assert {name: value for name, value in shown.items() if name not in ("id", "meta")} == written
+    words = own.get(f"Consent/{id_}/$typed-data").json()["message"]["terms"]["statement"]
+    assert f"only Observation/{record}" in words
+    assert "except, for Practitioner/1, for any purpose, without end: all records, only what Practitioner/aut" in words
+    assert "and Practitioner/2 may read" in words
+
+
+@pytest.mark.parametrize(("provision", "place"), [
+    ({"type": "permit"}, "Consent.provision.actor"),
+    ({"type": "deny", "provision": [{"type": "permit", "actor": to("Group/1")}]},
+     "Consent.provision.provision[0].actor[0].reference"),
+    ({"type": "deny", "provision": [{"type": "permit", "actor": to("Practitioner/1"), "provision": [
+        {"type": "deny", "actor": to("Practitioner/2")}]}]}, "Consent.provision.provision[0].provision"),
+    ({"type": "deny", "data": [named("related", "Observation/1")]}, "Consent.provision.data[0].meaning"),
+])
+def test_what_cannot_be_enforced_is_not_stored(hospital: Hospital, patient: str, provision: dict[str, Any],
+                                               place: str) -> None:
+    before = hospital.stored()
+    answer = hospital.patient(patient).post("Consent", consent(patient, "Practitioner/1", provision=provision))
+    assert answer.status_code == 422
+    assert place in places(answer)
+    assert hospital.stored() == before
