@@ -169,16 +169,13 @@ def rotate_secret(smart: Smart, client_id: str, by: Decider) -> Secret:
 
 
 def why_not(connection: apsw.Connection, client_id: str) -> str | None:
-    """Why nothing is issued to a client, as one sentence to show its user; None when it stands.
-
-    A client nobody knows and one that was closed are told alike.
-    """
+    """What to tell a person whose app waits or was rejected; None for any other client, known or not."""
     client = find_client(connection, client_id)
-    if client is None or standing(client) == "closed":
-        return "this app is not registered here"
-    if standing(client) == "pending":
-        return "this app waits for the hospital's approval"
-    return "the hospital did not approve this app" if standing(client) == "rejected" else None
+    if client is None or client.state == "approved":
+        return None
+    if client.state == "pending":
+        return "this app waits for the approval of this hospital"
+    return "this hospital did not approve this app"
 
 
 def _client(connection: apsw.Connection, client_id: str) -> Client:

@@ -61,7 +61,8 @@ def _shared(smart: Smart) -> dict[str, Any]:
         "code_challenge_methods_supported": ["S256"],
         "scopes_supported": list(_SCOPES),
         "authorization_response_iss_parameter_supported": True,
-        "registration_endpoint": f"{smart.issuer}/oauth/register",
+        **({} if smart.settings.registration == "closed" else {
+            "registration_endpoint": f"{smart.issuer}/oauth/register"}),
         "revocation_endpoint": smart.revocation_url,
         "revocation_endpoint_auth_methods_supported": [NONE, *confidential],
         "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
