@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-real demo bench lint contracts clean
+.PHONY: run test test-real demo bench lint audit contracts clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/gateway serve
@@ -24,6 +24,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Exits 1 for a known vulnerability with a fix, 75 where the advisory database could not be asked.
+audit: $(VENV)/.dev
+	@$(BIN)/python -m tests.audit $(AUDIT)
 
 contracts: $(VENV)/.dev
 	$(BIN)/python contracts/compile.py
