@@ -7,10 +7,12 @@ nobody: its author and those on duty see it. A notice is the gateway's own word:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 SYSTEM: Final = "urn:fhir-gateway:mark"
+AUTHOR: Final = "gateway"
+"""The client that versions written by the gateway itself carry; no client is registered under it."""
 NOTICE: Final = 1 << 59
 UNVERIFIED: Final = 1 << 60
 WAITING: Final = 1 << 61
@@ -44,10 +46,10 @@ def tag(code: str, display: str | None = None) -> dict[str, str]:
     return {"system": SYSTEM, "code": code, **({"display": display} if display else {})}
 
 
-def tagged(resource: Mapping[str, Any], tags: list[Mapping[str, Any]]) -> dict[str, Any]:
+def tagged(resource: Mapping[str, Any], tags: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """``resource`` with exactly these marks."""
     meta = dict(resource.get("meta") or {})
-    kept = [one for one in meta.get("tag") or () if one.get("system") != SYSTEM] + tags
+    kept = [one for one in meta.get("tag") or () if one.get("system") != SYSTEM] + list(tags)
     meta.pop("tag", None)
     if kept:
         meta["tag"] = kept

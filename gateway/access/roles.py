@@ -55,8 +55,8 @@ class Purpose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DutyRule:
-    """One piece of a role's own work; ``*`` is every type. ``labels`` is the mask of what it may see; ``marks``, where it
-    is for marked versions alone, of which each must carry one."""
+    """One piece of a role's own work; ``*`` is every type. ``labels`` is the mask of what it may see; ``marks``, where
+    it is for marked versions alone, of which each must carry one."""
 
     types: frozenset[str]
     letters: str

@@ -273,3 +273,9 @@ async def _told(node: Node, caller: Caller, what: list[str], query: str | None) 
     rows = node.gate.entries(caller, "s" if query is not None else "r", "search-type" if query is not None else "read",
                              None, what=what or ["AuditEvent"], patients=(), outcome="0", query=query)
     await node.disclosures.join(Disclosure(caller.seq, rows))
+
+
+async def history_of(node: Node, caller: Caller, patient: str, pairs: Sequence[tuple[str, str]], *,
+                     strict: bool) -> bytes:
+    """``$access-history``: the AuditEvents about one patient, newest first. Raises as a search does."""
+    return await search(node, caller, [("patient", f"Patient/{patient}"), *pairs], strict=strict)

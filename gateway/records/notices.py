@@ -14,7 +14,7 @@ import logging
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -22,7 +22,7 @@ import apsw
 import orjson
 
 from gateway import audit
-from gateway.access.marks import tag, tagged
+from gateway.access.marks import AUTHOR, tag, tagged
 from gateway.access.roles import policy
 from gateway.audit import AuditEntry, StoredRow
 from gateway.errors import Conflict, InputRefused, IntegrityBroken, KeyDestroyed, Unavailable
@@ -35,8 +35,6 @@ from gateway.store.journal import NewVersion
 from gateway.store.sql import now_ms
 
 LOG = logging.getLogger("gateway.notices")
-AUTHOR: Final = "gateway"
-"""The client that versions written by the gateway itself carry."""
 SYSTEM: Final = "urn:fhir-gateway:notice"
 COUNT: Final = "urn:fhir-gateway:notice-count"
 _AT_ONCE: Final = 200
@@ -320,8 +318,11 @@ def _name(connection: apsw.Connection, sql: str, key: str) -> str | None:
 class Notices:
     """The loop that tells; one of it runs at a time, and a second beside it does no harm."""
 
-    def __init__(self, node: Node, *, sender: Sender | None = None, resolving: Resolve = endpoints.resolve) -> None:
+    def __init__(self, node: Node, *further: Callable[[Node], int], sender: Sender | None = None,
+                 resolving: Resolve = endpoints.resolve) -> None:
+        """``further``: other work of the same kind, done at each turn; how much of it was done."""
         self._node = node
+        self._further = further
         self._sender = sender or Sender()
         self._resolving = resolving
 
@@ -342,7 +343,7 @@ class Notices:
 
     def work(self) -> int:
         """One turn of everything; how much was done."""
-        return step(self._node)
+        return step(self._node) + sum(further(self._node) for further in self._further)
 
     async def call_hook(self) -> int:
         """Tell the head's webhook of the oldest notice it does not know; whether it was told. It learns no name."""

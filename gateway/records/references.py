@@ -23,6 +23,7 @@ import apsw
 
 from gateway.access.bound import is_feed
 from gateway.access.decision import Deny
+from gateway.access.marks import AUTHOR
 from gateway.config import Settings
 from gateway.errors import Issue, Moved
 from gateway.fhir.definitions import Definitions
@@ -163,14 +164,16 @@ def require_there(connection: apsw.Connection, found: tuple[Target, ...]) -> Non
 
 
 def referrers(node: Node, caller: Caller, connection: apsw.Connection, type_: str, id_: str, links: Links) -> int:
-    """How many resources the caller may see refer to this one, at most ``_REFERRERS_MAX``."""
+    """How many resources the caller may see refer to this one, at most ``_REFERRERS_MAX``; what this hospital says of
+    it (a task, a signature) holds up nothing."""
     if not links.checked or node.settings.reference_integrity == "off":
         return 0
     own = f"{type_}/{id_}"
     facts = [HashFact(f"{name}.{code}", own) for name, code in _parameters(node, type_)]
     rows = node.index.current_with(connection, facts, limit=_REFERRERS_MAX)
     apart = links.written | links.deleted | {own}
-    return sum(f"{row.type}/{row.id}" not in apart and may_see(node, caller, connection, row) for row in rows)
+    return sum(f"{row.type}/{row.id}" not in apart and row.client != AUTHOR and may_see(node, caller, connection, row)
+               for row in rows)
 
 
 def _parameters(node: Node, target: str) -> Iterator[tuple[str, str]]:

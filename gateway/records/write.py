@@ -15,8 +15,10 @@ from typing import TypeVar
 import apsw
 
 from gateway import audit
+from gateway.access import verification
 from gateway.access.decision import Decision, Deny, Permit
 from gateway.access.facts import ResourceFacts, facts_of
+from gateway.access.marks import NOTICE
 from gateway.audit import SealedRow
 from gateway.errors import (
     Conflict,
@@ -172,11 +174,11 @@ def _known_targets(node: Node, caller: Caller, connection: apsw.Connection, old:
 
 
 def _settled(node: Node, caller: Caller, old: Resource | None, made: Draft, id_: str) -> Draft:
-    """``made`` as the rules of its type complete it."""
+    """``made`` with the marks that are this hospital's to give, and as the rules of its type complete it."""
+    resource = verification.settled(made.resource, old, caller.grant, node.settings.verified_types)
     rules = node.rules.get(made.access.type)
-    if rules is None or rules.settle is None:
-        return made
-    resource = rules.settle(node, caller, old, made.resource)
+    if rules is not None and rules.settle is not None:
+        resource = rules.settle(node, caller, old, resource)
     return made if resource is made.resource else draft(node, caller, resource, id_)
 
 
@@ -251,7 +253,7 @@ def prepare_update(node: Node, caller: Caller, connection: apsw.Connection, made
                    hook=_type_hook(node, caller, old, made, id_, before=before.home_patients),
                    before=before.home_patients,
                    # Who labels or moves a record does not become its author, and so allowed to change it.
-                   author=(row.client, row.user) if only_labels or only_move else None,
+                   author=(row.client, row.user) if only_labels or only_move or before.labels & NOTICE else None,
                    targets=_known_targets(node, caller, connection, old, made, links))
 
 

@@ -42,6 +42,7 @@ from gateway.web import (
     terminology,
     upkeep,
     validation,
+    verifying,
 )
 from gateway.web.ask import Ask
 from gateway.web.compression import LEAST_BYTES, coding, deflated, inflated
@@ -63,7 +64,7 @@ Authenticate = Callable[[str | None], Caller]
 
 ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.ROUTES, *consents.ROUTES,
           *access_list.ROUTES, *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES,
-          *terminology.ROUTES, *upkeep.ROUTES, *subscriptions.ROUTES)
+          *terminology.ROUTES, *upkeep.ROUTES, *subscriptions.ROUTES, *verifying.ROUTES)
 
 
 _READING = frozenset({"GET", "HEAD"})
