@@ -24,6 +24,7 @@ from gateway.fhir.search_codes import Codes
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
 from gateway.ledger.receipts import Proofs
+from gateway.records import addresses
 from gateway.records.gate import Caller, Gate
 from gateway.records.paging import PageLinks
 from gateway.records.search_parameters import Parameters
@@ -82,8 +83,10 @@ class Node:
 
     def query(self, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> Query:
         """Read a type-level search. Raises BadSearch."""
-        return parse_query(self.extractor.plans, type_, pairs, strict=strict, own_bases=(self.settings.base_url,),
-                           max_count=self.settings.max_page, now_ms=now_ms(), codes=self.codes)
+        rest, ours = addresses.parted(type_, pairs)
+        query = parse_query(self.extractor.plans, type_, rest, strict=strict, own_bases=(self.settings.base_url,),
+                            max_count=self.settings.max_page, now_ms=now_ms(), codes=self.codes)
+        return addresses.narrowed(self.database.reader, query, pairs, ours) if ours else query
 
     def query_alone(self, type_: str, pairs: Sequence[tuple[str, str]]) -> Query:
         """Read criteria that one resource alone must tell. Raises BadSearch."""

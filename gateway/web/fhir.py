@@ -35,6 +35,7 @@ from gateway.web import (
     bundles,
     clinical,
     consents,
+    directory,
     histories,
     interactions,
     searching,
@@ -63,8 +64,8 @@ Authenticate = Callable[[str | None], Caller]
 
 
 ROUTES = (*interactions.ROUTES, *histories.ROUTES, *searching.ROUTES, *bundles.ROUTES, *consents.ROUTES,
-          *access_list.ROUTES, *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES, *validation.ROUTES,
-          *terminology.ROUTES, *upkeep.ROUTES, *subscriptions.ROUTES, *verifying.ROUTES)
+          *access_list.ROUTES, *directory.ROUTES, *clinical.ROUTES, *bulk.ROUTES, *asynchronous.ROUTES,
+          *validation.ROUTES, *terminology.ROUTES, *upkeep.ROUTES, *subscriptions.ROUTES, *verifying.ROUTES)
 
 
 _READING = frozenset({"GET", "HEAD"})

@@ -15,10 +15,13 @@ CREATE TABLE access_request (
   id TEXT NOT NULL UNIQUE,
   requester INTEGER NOT NULL,
   asked_ms INTEGER NOT NULL,
-  body BLOB
+  body BLOB,
+  patient INTEGER,                 -- whom it named
+  task TEXT                        -- the Task they found; NULL: an earlier request stands for it
 );
 CREATE INDEX access_request_requester ON access_request (requester, asked_ms);
 CREATE INDEX access_request_waiting ON access_request (pk) WHERE body IS NOT NULL;
+CREATE INDEX access_request_patient ON access_request (requester, patient) WHERE task IS NOT NULL;
 CREATE INDEX access_request_asked ON access_request (asked_ms);
 CREATE INDEX intent_failed ON intent (kind, pk) WHERE state = 'failed';
 -- Permits in force whose time will run out.
