@@ -29,7 +29,7 @@ from gateway.crypto.index_hash import IndexHasher
 from gateway.crypto.key_rotation import settle_root_file
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import load_or_create_root, root_file
-from gateway.errors import GatewayError, Misconfigured
+from gateway.errors import GatewayError, KeyDestroyed, Misconfigured
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.packages import Packages
 from gateway.fhir.search import SearchExtractor
@@ -173,7 +173,14 @@ def build_smart(settings: Settings, ring: KeyRing, database: Database, definitio
     rows = Audit(ring, custodian)
 
     def append(connection: Any, entry: AuditEntry, patient: str | None) -> None:  # Any: an apsw connection
-        audit.append(connection, (rows.seal(entry, patient),))
+        own = entry.user == f"Patient/{patient}"
+        if patient is not None and not own and journal.patient_pk(connection, patient) is None:
+            patient = None  # whom an app or another system named may be nobody: no key is made for nobody
+        try:
+            row = rows.seal(entry, patient)
+        except KeyDestroyed:  # erased: told to the hospital alone, and done as for anybody else
+            row = rows.seal(entry, None)
+        audit.append(connection, (row,))
     return open_smart(database=database, settings=settings, token_key=ring.secret("token-hash"),
                       definitions=definitions, audit=append, allow_loopback_jwks=settings.host in ("127.0.0.1", "::1"),
                       secrets=ring.secrets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -15,6 +16,7 @@ from gateway.errors import Forbidden
 from gateway.smart.authorization import approve, pending
 from gateway.smart.clients import add_client
 from gateway.smart.sessions import Session, session_of
+from gateway.store.journal import patient_pk
 from tests.journeys.hospital import Client, Hospital, observation
 from tests.journeys.people import Browser
 from tests.journeys.test_launches import opened
@@ -213,3 +215,21 @@ def test_the_discovery_names_the_door_while_it_is_open(hospital: Hospital, hospi
             f"{ORIGIN}/fhir/.well-known/smart-configuration")).json()
     assert named(hospital)
     assert not named(hospital_with(registration="closed"))
+
+
+def test_a_launch_on_an_erased_patient_is_as_one_on_nobody(hospital_with: Callable[[], Hospital]) -> None:
+    """Invariant 9: not even an error tells that somebody was here; and no key is made for nobody."""
+    hospital = hospital_with()
+    app = add_client(hospital.smart, name="Chart", kind="app", scope=SCOPE, jwks=None, purposes=("TREAT",),
+                     auth="none", redirect_uris=(REDIRECT,))
+    erased = hospital.new_patient()
+    hospital.ring.destroy(erased)
+    told = []
+    for named in (erased, "never-here"):
+        launch = opened(hospital.feed, client_id=app, patient=named).json()["launch"]
+        answer = approved(hospital, handle_of(asked(hospital, app, launch=launch)),
+                          session(hospital, "Practitioner/stranger"))
+        read = Client(hospital, answer["access_token"]).get(f"Patient/{named}")
+        told.append((sorted(answer), read.status_code, read.text.replace(named, "ID")))
+    assert told[0] == told[1]
+    assert patient_pk(hospital.database.reader, "never-here") is None
