@@ -1,4 +1,4 @@
-"""What was narrowed on the screen is what the token, the introspection and each decision say. Facts-smart 10, 11, 26."""
+"""What was narrowed on the screen is what token, introspection and every decision say. Facts-smart 10, 11, 26."""
 
 from __future__ import annotations
 
