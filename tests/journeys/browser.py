@@ -221,7 +221,7 @@ class Browser:
             if target is None:
                 break
             parts = urlsplit(target)
-            if parts.netloc and f"{parts.scheme}://{parts.netloc}" != self.origin:
+            if parts.scheme and f"{parts.scheme}://{parts.netloc}" != self.origin:
                 break
             response = self.request("GET", target, headers={"Sec-Fetch-Site": "same-origin"})
         return Page(response)
