@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
 from gateway.access.scopes import parse
+from gateway.records import notices
 from gateway.smart.authorization import Authorization, authorizations_of
 from gateway.smart.clients import add_client, find_client
 from gateway.smart.launches import LaunchContext, open_launch, take_launch
@@ -146,6 +147,17 @@ def test_a_wildcard_is_spread_over_what_a_person_knows(hospital: Hospital, brows
     assert scopes.allows("Practitioner", "r")
     assert not scopes.allows("Observation", "r")
     assert not scopes.allows("Claim", "s")
+
+
+def test_all_there_is_to_ask_fits_a_form(hospital: Hospital, browser: Browser, ask: Ask) -> None:
+    user = doctor(browser, "screen-all")
+    patient = hospital.new_patient()
+    hospital.grant(patient, user)
+    page = browser.get(ask("launch/patient patient/*.cruds user/*.cruds openid offline_access"))
+    binding = [(one.name, one.value) for one in page.form("find").controls if one.kind == "hidden"]
+    page = Page(browser.post(page.form("find").action, [*binding, ("step", "pick"), ("patient", patient)]))
+    made = allowed(hospital, user, browser.submit(page.form("allow"), "allow"))
+    assert {str(scope) for scope in made.scopes.resources} >= {"patient/*.crus", "user/*.crus"}
 
 
 # What comes of it
@@ -424,6 +436,20 @@ def test_a_broken_glass_needs_one_patient_and_a_reason_and_is_told(
         ("read", "break-glass", "unconscious")}
 
 
+def test_whom_was_looked_at_in_an_emergency_is_told(hospital: Hospital, browser: Browser, ask: Ask) -> None:
+    patient = hospital.new_patient(name=[{"text": "Nora Notified"}], birthDate="1971-07-07")
+    user = doctor(browser, "screen-er-told", name="Dr Erna")
+    page = browser.get(ask("launch/patient patient/Observation.rs"))
+    page = browser.submit(page.form("emergency").fill(
+        name="Nora Notified", birthdate="1971-07-07", reason="found unconscious"), "emergency")
+    assert "Nora Notified" in page.text
+    while notices.step(hospital.node):
+        pass
+    told = hospital.patient(patient).get(f"Communication?recipient=Patient/{patient}").json()
+    texts = [entry["resource"]["payload"][0]["contentString"] for entry in told["entry"]]
+    assert [text for text in texts if "found unconscious" in text and user in text], texts
+
+
 def test_who_looked_without_finding_is_in_the_audit(hospital: Hospital, browser: Browser, ask: Ask) -> None:
     user = doctor(browser, "screen-er-looks")
     page = browser.get(ask("launch/patient patient/Observation.rs"))
@@ -532,6 +558,15 @@ def test_sent_twice_it_counts_once(hospital: Hospital, browser: Browser, shown: 
     assert browser.post(shown[1].action, fields).status_code == 303
     assert browser.post(shown[1].action, fields).status_code == 404
     assert len(authorizations_of(hospital.database.reader, user)) == 1
+
+
+def test_sent_twice_at_once_it_counts_once(hospital: Hospital, browser: Browser, shown: tuple[str, Form]) -> None:
+    body = urlencode(binding(shown[1], "allow"))
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": browser.origin}
+    answers = hospital.together(*(browser.http.post(shown[1].action, content=body, headers=headers)
+                                  for _ in range(4)))
+    assert sorted(answer.status_code for answer in answers) == [303, 404, 404, 404]
+    assert len(authorizations_of(hospital.database.reader, shown[0])) == 1
 
 
 def test_a_session_that_ended_answers_nothing(hospital: Hospital, browser: Browser, shown: tuple[str, Form]) -> None:
