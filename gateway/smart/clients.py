@@ -1,6 +1,6 @@
 """Registered clients: this hospital's feeds, foreign backends, and apps.
 
-Owns registration and closing, and the two built-in clients of the command line; refuses a scope its kind may not
+Owns registration by the operator, and the two built-in clients of the command line; refuses a scope its kind may not
 have, a key set that cannot verify, and a second way to authenticate. A closed client's tokens die with it.
 https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html, https://www.rfc-editor.org/rfc/rfc7591#section-2
 """
@@ -19,12 +19,11 @@ import apsw
 from gateway.access.grant import ClientKind
 from gateway.access.roles import policy
 from gateway.access.scopes import ScopeSet, parse
-from gateway.errors import NotFound, OAuthError, Unprocessable
+from gateway.errors import OAuthError, Unprocessable
 from gateway.smart.issuer import Smart
 from gateway.smart.jwks import MAX_BYTES, VerificationKey, parse_key_set
 from gateway.smart.redirects import MAX_URIS, check_redirect_uri
 from gateway.smart.tokens import Secret
-from gateway.store import journal
 
 AuthMethod = Literal["none", "client_secret_basic", "private_key_jwt"]
 State = Literal["approved", "pending", "rejected"]
@@ -162,20 +161,6 @@ def check_redirects(kind: ClientKind, redirect_uris: Sequence[str], launch_uri: 
         raise Unprocessable(f"an app has at most {MAX_URIS} redirect URIs")
     for uri in (*redirect_uris, *((launch_uri,) if launch_uri else ())):
         check_redirect_uri(uri)
-
-
-def close_client(smart: Smart, client_id: str) -> None:
-    """Close a client: its tokens are refused from this commit on, on every worker. Raises NotFound."""
-    now_ms = smart.now_ms()
-
-    def work(connection: apsw.Connection) -> None:
-        client = find_client(connection, client_id)
-        if client is None:
-            raise NotFound(f"there is no client {client_id}")
-        connection.execute("UPDATE client SET closed_ms=? WHERE id=? AND closed_ms IS NULL", (now_ms, client_id))
-        journal.bump_decision_seq(connection)
-        smart.audit_operator(connection, "client", "D", client.device, client.kind, now_ms)
-    smart.database.transact(work)
 
 
 def client_keys(smart: Smart, client: Client, *, kid: str) -> tuple[VerificationKey, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.fhir.resource import format_instant
-from gateway.smart.clients import close_client
+from gateway.smart.approvals import Decider, close
 from gateway.store import jobs
 from tests.journeys.bulk import ASYNC, as_backend, backend, exported, kept, kicked_off, lines, manifest, work
 from tests.journeys.hospital import Client, Hospital, observation, places
@@ -221,7 +221,7 @@ def test_a_token_revoked_or_a_client_closed_ends_the_export_that_waits(
     if ended == "token":
         hospital.database.transact(lambda tx: hospital.smart.tokens.revoke(tx, str(first.token), 1))
     else:
-        close_client(hospital.smart, client_id)
+        close(hospital.smart, client_id, Decider())
     work(hospital)
     answer = second.get(place)
     assert answer.status_code == (500 if ended == "token" else 401)

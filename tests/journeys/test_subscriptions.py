@@ -21,7 +21,7 @@ from gateway.records import subscriptions as rules
 from gateway.records.deliveries import Deliveries
 from gateway.records.endpoints import Sender, resolve
 from gateway.smart.accounts import add_user, close_user
-from gateway.smart.clients import close_client
+from gateway.smart.approvals import Decider, close
 from gateway.smart.tokens import sweep
 from gateway.store import subscriptions as stored
 from gateway.store.sql import now_ms
@@ -453,7 +453,7 @@ def test_who_no_longer_stands_is_told_nothing(
         client = hospital.clinician("dr-9")
     id_ = subscribed(client, serving, receiver, topical(receiver.url, "Observation"))
     if ends == "client":
-        close_client(hospital.smart, name)
+        close(hospital.smart, name, Decider())
     elif ends == "user":
         add_user(hospital.smart, fhir_user="Practitioner/dr-9", role="clinician", name="Nine")
         close_user(hospital.smart, "Practitioner/dr-9")

@@ -10,7 +10,7 @@ from joserfc.jwk import RSAKey
 
 from gateway.errors import GatewayError, NotFound, OAuthError, Unprocessable
 from gateway.smart.accounts import add_user, close_user, find_account
-from gateway.smart.clients import close_client
+from gateway.smart.approvals import Decider, close
 from gateway.smart.minting import mint_token
 from tests.unit.smart.hospital import Hospital, Signer, register
 
@@ -113,7 +113,7 @@ def test_what_no_door_would_issue_is_not_minted(hospital: Hospital, asked: dict[
 
 def test_closed_clients_and_accounts_get_none(hospital: Hospital, rsa_key: RSAKey, tmp_path: Path) -> None:
     client = register(hospital, Signer(rsa_key, "RS384"), tmp_path, scope="system/*.rs")
-    close_client(hospital.smart, client)
+    close(hospital.smart, client, Decider())
     add_user(hospital.smart, fhir_user="Practitioner/1", role="clinician", name="One")
     close_user(hospital.smart, "Practitioner/1")
     for asked in ({"client": client}, {"user": "Practitioner/1"}):
@@ -167,4 +167,4 @@ def test_closing_nobody_is_not_found(hospital: Hospital) -> None:
     with pytest.raises(NotFound):
         close_user(hospital.smart, "Practitioner/404")
     with pytest.raises(NotFound):
-        close_client(hospital.smart, "404")
+        close(hospital.smart, "404", Decider())

@@ -20,7 +20,7 @@ from joserfc.jwk import ECKey, RSAKey
 from joserfc.util import urlsafe_b64encode
 
 from gateway.errors import Unauthenticated
-from gateway.smart.clients import close_client
+from gateway.smart.approvals import Decider, close
 from tests.unit.smart.hospital import ASSERTION_TYPE, TOKEN_URL, Hospital, Signer, register
 
 pytestmark = pytest.mark.anyio
@@ -264,7 +264,7 @@ async def test_client_id_beside_the_assertion_must_be_the_same(hospital: Hospita
 async def test_a_closed_client_is_refused_at_the_endpoint_and_its_tokens_at_once(
         hospital: Hospital, signer: Signer) -> None:
     secret = (await _post(hospital, signer.form())).json()["access_token"]
-    close_client(hospital.smart, signer.client_id)
+    close(hospital.smart, signer.client_id, Decider())
     _refused(await _post(hospital, signer.form()), "invalid_client")
     with pytest.raises(Unauthenticated) as refusal:
         hospital.smart.tokens.lookup(hospital.smart.database.reader, secret, hospital.clock_ms[0])
