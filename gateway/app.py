@@ -220,7 +220,7 @@ def build_app(settings: Settings) -> ASGIApp:
     from gateway.web.doors import Doors
     from gateway.web.fhir import FhirDoor
     from gateway.web.portal import account, apps, authorize, people, proofing
-    from gateway.web.portal.pages import static_router
+    from gateway.web.portal.pages import missing_router, static_router
 
     ring = open_ring(settings)
     database = open_database(settings, ring)
@@ -246,6 +246,7 @@ def build_app(settings: Settings) -> ASGIApp:
     app.include_router(apps.router(node, smart))
     app.include_router(health.router(node))
     app.include_router(verifying_web.router(node))
+    app.include_router(missing_router())
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
@@ -358,7 +359,7 @@ def run_ledger(settings: Settings) -> None:
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop,
               sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, sessions.sweep, ceremonies.sweep,
-                      lockout.sweep, jobs.sweep, directory.sweep),
+                      lockout.sweep, jobs.sweep, directory.sweep, finality.sweep),
               ended=finality.ended)
     carrying_out.join(_JOIN_S)
 

@@ -69,13 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     token.set_defaults(run=_token)
 
     client = commands.add_parser("client", help="registered clients").add_subparsers(required=True, metavar="ACTION")
-    add = client.add_parser("add", help="register a client; prints its id alone")
+    add = client.add_parser("add", help="register a client; prints its id, and below it the secret where it has one")
     add.add_argument("--name", required=True)
-    add.add_argument("--jwks", required=True, metavar="FILE|URL")
+    add.add_argument("--jwks", metavar="FILE|URL", help="its public keys, for private_key_jwt")
     add.add_argument("--scope", required=True)
     add.add_argument("--purpose", action="append", help="v3-ActReason code its tokens may carry; TREAT when absent")
     add.add_argument("--kind", choices=("feed", "backend", "app"), default="feed",
-                     help="feed: this hospital's own system (default); backend: a foreign one")
+                     help="feed: this hospital's own system (default); backend: a foreign one; app: with a person")
+    add.add_argument("--auth", choices=("none", "client_secret_basic", "private_key_jwt"), default="private_key_jwt",
+                     help="how it authenticates: an app in a browser or on a phone by none (and PKCE)")
+    add.add_argument("--redirect-uri", action="append", default=[], metavar="URI", help="of an app, compared exactly")
+    add.add_argument("--launch-uri", metavar="URI", help="where an EHR starts the app")
     add.set_defaults(run=_client_add)
     listed = client.add_parser("list", help="id, standing, kind and name of each, a line each")
     listed.add_argument("--state", choices=("pending", "approved", "rejected", "closed"))
@@ -100,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     close.set_defaults(run=_client_close)
 
     user = commands.add_parser("user", help="proofed accounts").add_subparsers(required=True, metavar="ACTION")
-    add = user.add_parser("add", help="open an account for a person whose identity was proofed")
+    # No abbreviations: --password would else be read as --password-file, and the password be taken for a file's name.
+    add = user.add_parser("add", help="open an account for a person whose identity was proofed", allow_abbrev=False)
     add.add_argument("--user", required=True, metavar="TYPE/ID", help="Practitioner/ID, Patient/ID, RelatedPerson/ID")
     add.add_argument("--role", required=True)
     add.add_argument("--name", required=True)
@@ -242,10 +247,14 @@ def _token(given: argparse.Namespace) -> int:
 
 
 def _client_add(given: argparse.Namespace) -> int:
-    from gateway.smart.clients import add_client
+    from gateway.smart.clients import add_client, new_client_secret
 
+    secret = new_client_secret() if given.auth == "client_secret_basic" else None
     print(add_client(_smart(_settings()), name=given.name, kind=given.kind, scope=given.scope, jwks=given.jwks,
-                     purposes=given.purpose or ["TREAT"]))
+                     purposes=given.purpose or ["TREAT"], auth=given.auth, secret=secret,
+                     redirect_uris=given.redirect_uri, launch_uri=given.launch_uri))
+    if secret is not None:
+        print(str(secret))  # told this once
     return 0
 
 

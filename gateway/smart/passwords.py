@@ -44,13 +44,16 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(stored: str | None, password: str) -> bool:
-    """Whether it is the password. Without a stored one the same work is done, for nothing."""
+    """Whether it is the password. Without a stored one the same work is done, for nothing.
+
+    Raises IntegrityBroken.
+    """
+    if stored is not None and _PHC.fullmatch(stored) is None:
+        raise IntegrityBroken("a stored password hash cannot be read")
     try:
         Argon2id.verify_phc_encoded(_bytes(password[:MAX_LENGTH]), stored or _nobodys())
     except InvalidKey:
         return False
-    except ValueError as error:
-        raise IntegrityBroken("a stored password hash cannot be read") from error
     return stored is not None and len(password) <= MAX_LENGTH
 
 

@@ -472,6 +472,43 @@ def test_pages_are_confined_and_work_without_scripts(hospital: Hospital) -> None
     assert browser.get("/portal/static/..%2fpages.py").status_code == 404
 
 
+def test_what_is_not_there_is_a_page_or_json(hospital: Hospital) -> None:
+    """Invariant 12: one error face per door."""
+    browser = Browser(hospital)
+    for path in ("/portal/nope", "/portal/proofing/x/y/z"):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "there is no such page" in answer.text
+    assert browser.get("/portal/nope", Accept="application/json").json() == {"error": "there is no such page"}
+    assert browser.get("/portal/account", Accept="application/json").status_code == 401
+    broken = browser.script("/portal/passkey/options", {"csrf": ["not text"]})
+    assert (broken.status_code, broken.json()) == (422, {"error": "csrf is text"})
+
+
+def test_signing_out_ends_what_apps_got_for_that_long(hospital: Hospital) -> None:
+    """SMART App Launch: online_access lasts as long as the person is online."""
+    browser, id_ = patient(hospital, "xena")
+    session = session_of(hospital, browser)
+    assert session is not None
+
+    def authorized(name: str, access: str) -> None:
+        hospital.database.transact(lambda tx: tx.execute(
+            "INSERT INTO authorization (id,client,user,session,scope,v1,patient,purpose,access,launch,auth_time_ms,"
+            "created_ms,used_ms,expires_ms) VALUES (?,'app',?,?,'patient/*.rs',0,?,'PATRQT',?,'{}',1,1,1,?)",
+            (name, f"Patient/{id_}", session.id, f"Patient/{id_}", access, 2**53)))
+
+    def ended(name: str) -> bool:
+        return bool(hospital.database.reader.execute(
+            "SELECT 1 FROM authorization WHERE id=? AND revoked_ms IS NOT NULL", (name,)).fetchall())
+
+    authorized("x-online", "online")
+    authorized("x-offline", "offline")
+    browser.get("/portal")
+    assert browser.post("/portal/sign-out", {}).status_code == 303
+    assert ended("x-online")
+    assert not ended("x-offline")
+
+
 def test_cookies_are_bound_to_the_host_over_https(tmp_path: Path) -> None:
     secure = Hospital(tmp_path / "secure", base_url="https://hospital.example/fhir")
     try:

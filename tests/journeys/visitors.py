@@ -32,11 +32,12 @@ ORIGIN: Final = "http://localhost:8080"
 
 
 class Browser:
-    """One browser at one hospital, whose base URL is on ``localhost``."""
+    """One browser at one hospital, whose base URL is on ``localhost`` unless ``origin`` says otherwise."""
 
     def __init__(self, hospital: Hospital, *, agent: str = "Mozilla/5.0 (X11; Linux) Firefox/130",
-                 address: str = "127.0.0.1") -> None:
+                 address: str = "127.0.0.1", origin: str = ORIGIN) -> None:
         self.hospital = hospital
+        self.origin = origin
         self.cookies: dict[str, str] = {}
         self.agent = agent
         self.page = ""
@@ -45,11 +46,11 @@ class Browser:
     async def send(self, method: str, path: str, *, content: bytes | None = None, **headers: str) -> httpx.Response:
         sent = {"User-Agent": self.agent, "Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
         if method == "POST":
-            sent["Origin"] = ORIGIN
+            sent["Origin"] = self.origin
         if self.cookies:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        async with httpx.AsyncClient(transport=self.transport, base_url=ORIGIN, timeout=60) as client:
+        async with httpx.AsyncClient(transport=self.transport, base_url=self.origin, timeout=60) as client:
             answer = await client.request(method, path, content=content, headers={
                 name: value for name, value in sent.items() if value})
         for line in answer.headers.get_list("set-cookie"):

@@ -122,6 +122,17 @@ def static_router() -> APIRouter:
     return routes
 
 
+def missing_router() -> APIRouter:
+    """What no other route of the portal answers is a page too; include it after all of them."""
+    routes = APIRouter(route_class=PortalRoute)
+
+    @routes.api_route("/portal/{_:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def missing() -> Response:
+        raise NotFound("there is no such page")
+
+    return routes
+
+
 @cache
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True,

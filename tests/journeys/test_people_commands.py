@@ -1,0 +1,84 @@
+"""``gateway user``: the operator makes the first head, and decides who waits, on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.smart import logins, passwords
+from tests.journeys.hospital import Hospital
+from tests.journeys.visitors import PASSWORD, Browser
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(hospital: Hospital, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command; its exit code and what it printed."""
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(hospital.settings.data_dir))
+    monkeypatch.setattr(passwords, "MEMORY_KIB", 1_024)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["user", *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+    return run
+
+
+def test_the_first_head_gets_a_login_and_codes(hospital: Hospital, command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    who = ("add", "--user", "Practitioner/first-head", "--role", "privacy-officer", "--name", "Dr First")
+    code, printed, _ = command(*who, "--login", "first-head", "--password-file", str(file))
+    assert code == 0
+    assert "otpauth://totp/" in printed
+    assert PASSWORD not in printed
+    login = logins.find_by_name(hospital.database.reader, "first-head")
+    assert login is not None
+    assert (login.state, login.fhir_user, login.totp_on) == ("verified", "Practitioner/first-head", True)
+    file.write_text("short")
+    code, _, error = command(*who, "--login", "first-head", "--password-file", str(file))
+    assert (code, "at least 12" in error) == (2, True)
+    assert logins.find_by_name(hospital.database.reader, "first-head") == login
+    file.write_text(PASSWORD)
+    code, _, error = command("add", "--user", "Practitioner/other", "--role", "clinician", "--name", "Dr Other",
+                             "--login", "first-head", "--password-file", str(file))
+    assert (code, "another person's" in error) == (2, True)
+
+
+def test_a_password_is_asked_for_twice_and_never_an_argument(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([PASSWORD, PASSWORD + "x"])
+    monkeypatch.setattr("getpass.getpass", lambda _: next(said))
+    code, _, error = command("add", "--user", "Practitioner/asked", "--role", "administrator", "--name", "Root",
+                             "--login", "asked")
+    assert (code, "differ" in error) == (2, True)
+    said = iter([PASSWORD, PASSWORD])
+    assert command("add", "--user", "Practitioner/asked", "--role", "administrator", "--name", "Root", "--login",
+                   "asked")[0] == 0
+    with pytest.raises(SystemExit) as ended:
+        command("add", "--user", "Practitioner/asked", "--role", "administrator", "--name", "Root", "--login", "asked",
+                "--password", PASSWORD)
+    assert ended.value.code == 64
+
+
+def test_the_operator_lists_verifies_and_rejects(hospital: Hospital, command: Command) -> None:
+    origin = hospital.base.removesuffix("/fhir")
+    for name in ("cli-1", "cli-2"):
+        Browser(hospital, origin=origin).sign_up(name)
+    code, printed, _ = command("waiting", "--json")
+    found = {one["name"]: one["id"] for one in json.loads(printed)}
+    assert (code, {"cli-1", "cli-2"} <= found.keys()) == (0, True)
+    assert found["cli-1"] in command("waiting")[1]
+    patient = hospital.new_patient()
+    assert command("verify", found["cli-1"], "--user", "Patient/unknown-here")[0] == 2
+    assert command("verify", found["cli-1"], "--user", f"Patient/{patient}") == (0, "", "")
+    assert command("reject", found["cli-2"], "--reason", "not known here") == (0, "", "")
+    assert command("reject", found["cli-2"], "--reason", "again")[0] == 2
+    states = {name: login.state for name in found if (login := logins.find_by_name(hospital.database.reader, name))}
+    assert (states["cli-1"], states["cli-2"]) == ("verified", "rejected")
+    deeds = {(entry.interaction, entry.operator) for entry in hospital.audited(patient)}
+    assert ("proofing-verify", True) in deeds
