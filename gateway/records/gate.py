@@ -7,8 +7,8 @@ to answer from a cache older than the caller's ``decision_seq`` (invariants 4, 5
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import apsw
 
@@ -18,10 +18,11 @@ from gateway.access.facts import Matcher, ResourceFacts
 from gateway.access.grant import Grant
 from gateway.access.provision import Provision
 from gateway.access.roles import policy
-from gateway.audit import Audit, AuditEntry, SealedRow
+from gateway.audit import CLIENT_ADDRESS, Audit, AuditEntry, SealedRow
 from gateway.errors import Forbidden, KeyDestroyed, NotFound
 from gateway.fhir.query import Facts, Query
 from gateway.fhir.search import Plans, SearchMatcher, parse_query
+from gateway.fhir.told_query import told_to
 from gateway.records.versions import home_patients, stored_facts
 from gateway.store import journal, provisions
 from gateway.store.bound_sql import BoundCompiler
@@ -30,8 +31,12 @@ from gateway.store.journal import PatientNames, VersionRow
 from gateway.store.sql import now_ms
 
 _CACHE_MAX = 50_000
+_RECORDS_MAX = 1_000
 _QUERY_MAX = 4_096
 """Letters of a query an audit row holds: there is a row for each patient of a page."""
+_HARMLESS = frozenset({"date", "number", "quantity", "token"})
+_NAMING = frozenset({"_id", "identifier", "email", "phone", "telecom", "birthdate", "death-date"})
+"""Parameters of those kinds that name a person all the same."""
 _ACTIONS = {"c": "C", "r": "R", "u": "U", "d": "D", "s": "E"}
 
 
@@ -81,10 +86,12 @@ class Viewing:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What one patient permits and denies one holder; ``records``: and more for single records, looked up for each."""
+    """What one patient permits and denies one holder; ``records``: more for single records, where there is any, kept as
+    it was looked up."""
 
+    names: Mapping[int, str]
     provisions: tuple[Provision, ...]
-    records: bool
+    records: dict[tuple[str, str], tuple[Provision, ...]] | None
 
 
 class Gate:
@@ -98,6 +105,7 @@ class Gate:
         self._cache: dict[tuple[str, tuple[str, ...]], tuple[int, _Held]] = {}
         self._criteria: dict[tuple[str, str, str], Query] = {}
         self._names = PatientNames()
+        self._kinds: dict[str, bool] = {}
         self._fresh_until_ms = 0
         self._fresh_read_ms = 0
 
@@ -126,21 +134,24 @@ class Gate:
                 self._cache[reference, grantees] = known
             held = known[1]
             found += held.provisions
-            if held.records:
-                names = self._hashed(grantees)
-                for name in dict.fromkeys((side.type, side.id) for side in sides):
-                    found += [row.for_holder(names) for row in provisions.of_record(
-                        connection, *name, reference.removeprefix("Patient/"), list(names))]
+            if held.records is None:
+                continue
+            for name in dict.fromkeys((side.type, side.id) for side in sides):
+                for_it = held.records.get(name)
+                if for_it is None:
+                    rows = provisions.of_record(connection, *name, reference.removeprefix("Patient/"), list(held.names))
+                    for_it = tuple(row.for_holder(held.names) for row in rows)
+                    if len(held.records) < _RECORDS_MAX:
+                        held.records[name] = for_it
+                found += for_it
         return found
 
     def _held(self, connection: apsw.Connection, reference: str, grantees: tuple[str, ...]) -> _Held:
-        names, patient = self._hashed(grantees), reference.removeprefix("Patient/")
-        rows = provisions.for_holder(connection, patient, list(names))
-        return _Held(tuple(row.for_holder(names) for row in rows),
-                     provisions.names_records(connection, patient, list(names)))
-
-    def _hashed(self, grantees: tuple[str, ...]) -> dict[int, str]:
-        return {self._index.grantee(reference): reference for reference in grantees}
+        names = {self._index.grantee(grantee): grantee for grantee in grantees}
+        patient, hashes, time = reference.removeprefix("Patient/"), list(names), now_ms()
+        rows = provisions.for_holder(connection, patient, hashes, time)
+        return _Held(names, tuple(row.for_holder(names) for row in rows),
+                     {} if provisions.names_records(connection, patient, hashes, time) else None)
 
     def chain_fresh(self, connection: apsw.Connection) -> bool:
         """Whether the follower saw the chain's head recently enough for grants to count."""
@@ -233,10 +244,27 @@ class Gate:
             provisions=decision.provision_ids if isinstance(decision, Permit) else (), query=_told(query),
             operator=grant.minted_by_operator, token=grant.token_id,
             organizations=tuple([one for one in grant.grantees if one.startswith("Organization/")]),
-            notify=decision is not None and decision.notify)
+            address=CLIENT_ADDRESS.get(), notify=decision is not None and decision.notify)
         if not patients:
             return (self.audit.seal(entry, None),)
-        return tuple(self._of_patient(entry, reference.removeprefix("Patient/")) for reference in patients)
+        ids = [reference.removeprefix("Patient/") for reference in patients]
+        if query is None:
+            return tuple(self._of_patient(entry, id_) for id_ in ids)
+        told = [told_to(query, id_, self._harmless) for id_ in ids]
+        rows = tuple(self._of_patient(entry if one == query else replace(entry, query=_told(one)), id_)
+                     for one, id_ in zip(told, ids, strict=True))
+        # What no patient may be shown of it is kept, for those on duty.
+        return rows if all(one == query for one in told) else (*rows, self.audit.seal(replace(entry, what=()), None))
+
+    def _harmless(self, name: str) -> bool:
+        """Whether values of a search parameter, on every type that has one of the name, can name nobody."""
+        if not self._kinds:
+            definitions = self._plans.definitions
+            for type_ in definitions.resource_types:
+                for code, parameter in definitions.search_parameters(type_).items():
+                    harmless = parameter.type in _HARMLESS and code not in _NAMING
+                    self._kinds[code] = harmless and self._kinds.get(code, True)
+        return self._kinds.get(name, False)
 
     def _of_patient(self, entry: AuditEntry, patient: str) -> SealedRow:
         """A row of the patient's audit; once their keys are gone, of the custodian's own."""

@@ -16,7 +16,7 @@ from gateway.access.bound import AccessBound, AuthoredBy, EveryPatient, NoHomePa
 from gateway.access.marks import MARKS, NOTICE, VERIFYING, WITHHELD
 from gateway.store import journal
 from gateway.store.index import SqlBound
-from gateway.store.provisions import NAMES
+from gateway.store.provisions import NAMES, RECORDS
 
 CriterionSql = Callable[[str, str, str], SqlBound]
 """``(type, parameter, value)`` of a granular scope as a condition on ``version v``."""
@@ -113,12 +113,12 @@ class BoundCompiler:
 
     def _permit(self, type_: str, way: EveryPatient, patient: str, grantees: list[int]) -> SqlBound:
         return self._speaking(SqlBound(
-            f"p.patient={patient} AND p.grantee IN ({_marks(grantees)}) AND p.permit=1", tuple(grantees)),
+            f"p.patient={patient} AND ifnull(p.grantee,0) IN ({_marks(grantees)}) AND p.permit=1", tuple(grantees)),
             _covers("p", type_, way))
 
     def _deny(self, type_: str, way: EveryPatient, patient: str, grantees: list[int], *, everyone_matches: bool,
               with_purposes: bool = False) -> SqlBound:
-        nulls = " OR p.grantee IS NULL" if everyone_matches else ""
+        named = [0, *grantees] if everyone_matches else grantees
         purposes = " AND p.purposes IS NOT NULL" if with_purposes else ""
         meets = _all(_common("p", type_, way), SqlBound(
             f"p.state<>'revoked'{purposes} AND (v.confidentiality>=p.confidentiality OR v.labels & p.labels <> 0) "
@@ -129,15 +129,16 @@ class BoundCompiler:
                 "(p.exception=1 OR NOT EXISTS (SELECT 1 FROM provision e WHERE e.consent=p.consent "  # noqa: S608
                 f"AND e.patient=p.patient AND e.exception=1 AND e.permit=1 AND e.grantee IN ({_marks(grantees)}) "
                 f"AND {lifts.condition}))", (*grantees, *lifts.parameters)))
-        whose = SqlBound(f"p.patient={patient} AND (p.grantee IN ({_marks(grantees)}){nulls}) AND p.permit=0",
-                         tuple(grantees))
+        whose = SqlBound(f"p.patient={patient} AND ifnull(p.grantee,0) IN ({_marks(named)}) AND p.permit=0",
+                         tuple(named))
         return self._speaking(whose, meets)
 
     def _speaking(self, whose: SqlBound, meets: SqlBound) -> SqlBound:
         """A provision for any record, one that names ``v``, or one that names its author or care; each found by its own
         index, and left out where this hospital has none of its kind."""
         values = (*whose.parameters, *meets.parameters)
-        parts = [SqlBound(f"EXISTS (SELECT 1 FROM provision p WHERE {whose.condition} AND p.data=0 "  # noqa: S608
+        held = "provision p INDEXED BY provision_holder"
+        parts = [SqlBound(f"EXISTS (SELECT 1 FROM {held} WHERE {whose.condition} AND p.data=0 "  # noqa: S608
                           f"AND {meets.condition})", values)]
         if self._kinds.records:
             parts.append(SqlBound(
@@ -145,7 +146,7 @@ class BoundCompiler:
                 f"WHERE r.type=v.type AND r.id=v.id AND {whose.condition} AND {meets.condition})", values))
         if self._kinds.names:
             parts.append(SqlBound(
-                f"EXISTS (SELECT 1 FROM provision p WHERE {whose.condition} AND p.data>={NAMES} "  # noqa: S608
+                f"EXISTS (SELECT 1 FROM {held} WHERE {whose.condition} AND p.data IN ({NAMES},{NAMES | RECORDS}) "  # noqa: S608
                 "AND EXISTS (SELECT 1 FROM provision_name n CROSS JOIN index_hash ih ON ih.hash=n.hash "
                 f"AND ih.version=v.seq WHERE n.provision=p.pk) AND {meets.condition})", values))
         return _any(parts)

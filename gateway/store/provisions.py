@@ -21,6 +21,7 @@ NAMES: Final = 2
 """Bit of ``provision.data``: authors and pieces of care it is for stand in ``provision_name``."""
 _COLUMNS: Final = ("p.pk,p.id,h.id,p.grantee,p.permit,p.types,p.categories,p.confidentiality,p.labels,p.purposes,"
                    "p.writes,p.low_ms,p.high_ms,p.valid_from_ms,p.valid_until_ms,p.state,p.grant_id,p.exception,p.data")
+_HELD: Final = "patient h CROSS JOIN provision p INDEXED BY provision_holder ON p.patient=h.pk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +71,24 @@ def of_patient(connection: apsw.Connection, patient: str) -> tuple[ProvisionRow,
                  "WHERE h.id=? AND p.state<>'revoked' ORDER BY p.pk", (patient,))
 
 
-def for_holder(connection: apsw.Connection, patient: str, grantees: Sequence[int]) -> tuple[ProvisionRow, ...]:
-    """Those of them that name a holder, or everyone, but for those that name nothing beside single records."""
-    return _rows(connection, "FROM patient h CROSS JOIN provision p ON p.patient=h.pk WHERE h.id=? "
-                 f"AND {_holder(grantees)} AND p.data<>{RECORDS} AND p.state<>'revoked' ORDER BY p.pk",
-                 (patient, *grantees))
+def for_holder(connection: apsw.Connection, patient: str, grantees: Sequence[int],
+               now_ms: int) -> tuple[ProvisionRow, ...]:
+    """Those of them that name a holder, or everyone, and may yet count from ``now_ms`` on; but not those that name
+    nothing beside single records. Of permits that differ in time alone and have begun, the one that lasts longest
+    stands for all: the others let nothing through that it does not."""
+    return _rows(connection, f"FROM {_HELD} WHERE h.id=? AND {_holder(grantees)} AND p.permit IN (0,1) "
+                 f"AND p.data IN (0,{NAMES},{RECORDS | NAMES}) AND p.valid_until_ms>? AND p.state<>'revoked' "
+                 "GROUP BY p.grantee, p.state, p.types, p.confidentiality, p.labels, p.purposes, p.writes, p.low_ms, "
+                 "p.high_ms, CASE WHEN p.permit=0 OR p.exception OR p.categories OR p.data OR p.valid_from_ms>? "
+                 "THEN p.pk ELSE 0 END ORDER BY p.pk", (patient, *grantees, now_ms, now_ms), ",max(p.valid_until_ms)")
 
 
-def names_records(connection: apsw.Connection, patient: str, grantees: Sequence[int]) -> bool:
-    """Whether any provision that names a holder, or everyone, is left out of ``for_holder``."""
+def names_records(connection: apsw.Connection, patient: str, grantees: Sequence[int], now_ms: int) -> bool:
+    """Whether any provision that names a holder, or everyone, is left out of ``for_holder`` for ``of_record``."""
     return connection.execute(
-        f"SELECT 1 FROM patient h CROSS JOIN provision p ON p.patient=h.pk WHERE h.id=? AND {_holder(grantees)} "  # noqa: S608
-        f"AND p.permit IN (0,1) AND p.data={RECORDS} AND p.state<>'revoked' LIMIT 1",
-        (patient, *grantees)).get is not None
+        f"SELECT 1 FROM {_HELD} WHERE h.id=? AND {_holder(grantees)} AND p.permit IN (0,1) "  # noqa: S608
+        f"AND p.data={RECORDS} AND p.valid_until_ms>? AND p.state<>'revoked' LIMIT 1",
+        (patient, *grantees, now_ms)).get is not None
 
 
 def of_record(connection: apsw.Connection, type_: str, id_: str, patient: str,
@@ -94,13 +100,13 @@ def of_record(connection: apsw.Connection, type_: str, id_: str, patient: str,
 
 
 def _holder(grantees: Sequence[int]) -> str:
-    return f"(p.grantee IN ({','.join('?' * len(grantees))}) OR p.grantee IS NULL)"
+    return f"ifnull(p.grantee,0) IN (0{',?' * len(grantees)})"
 
 
-def _rows(connection: apsw.Connection, which: str, values: Sequence[Any]) -> tuple[ProvisionRow, ...]:
+def _rows(connection: apsw.Connection, which: str, values: Sequence[Any], more: str = "") -> tuple[ProvisionRow, ...]:
     # Each statement is read whole before the next: left early, by a search whose time is over, a statement with another
     # inside it keeps its read transaction open, and this connection would see no revocation any more.
-    found = list(connection.execute(f"SELECT {_COLUMNS} {which}", values))
+    found = list(connection.execute(f"SELECT {_COLUMNS}{more} {which}", values))
     categories = _hashes(connection, "provision_category", [row[0] for row in found if row[6]])
     names = _hashes(connection, "provision_name", [row[0] for row in found if row[18] & NAMES])
     records: dict[int, set[str]] = {}
@@ -111,7 +117,7 @@ def _rows(connection: apsw.Connection, which: str, values: Sequence[Any]) -> tup
             records.setdefault(pk, set()).add(f"{type_}/{id_}")
     rows = []
     for (pk, id_, patient, grantee, permit, types, restricted, confidentiality, labels, purposes, writes, low_ms,
-         high_ms, valid_from_ms, valid_until_ms, state, grant_id, exception, data) in found:
+         high_ms, valid_from_ms, valid_until_ms, state, grant_id, exception, data, *_) in found:
         rows.append(ProvisionRow(
             id=id_, patient=f"Patient/{patient}", grantee=grantee, permit=bool(permit), types=_set(types),
             categories=frozenset(categories.get(pk, ())) if restricted else None, confidentiality=confidentiality,

@@ -8,5 +8,6 @@ CREATE INDEX provision_record_back ON provision_record (provision);
 -- Keyed hashes of authors and pieces of care, as versions hold them among their categories.
 CREATE TABLE provision_name (provision INTEGER NOT NULL, hash INTEGER NOT NULL, PRIMARY KEY (provision, hash)) WITHOUT ROWID;
 
-CREATE INDEX provision_holder ON provision (patient, grantee, permit, data);
+-- Everyone, whom a deny may name, is the grantee 0 here: one search finds both.
+CREATE INDEX provision_holder ON provision (patient, ifnull(grantee, 0), permit, data, valid_until_ms);
 CREATE INDEX provision_lifting ON provision (consent) WHERE exception=1 AND permit=1;

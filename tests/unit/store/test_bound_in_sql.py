@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,12 +41,14 @@ RECORDS, HOLDERS = 12, 6
 
 
 @pytest.fixture(scope="module")
-def schema() -> apsw.Connection:
+def schema() -> Iterator[apsw.Connection]:
     connection = apsw.Connection(":memory:")
     for file in sorted(MIGRATIONS.glob("*.sql")):
         connection.execute(file.read_text("utf-8"))
     connection.execute("CREATE TABLE matched (version, name, value)")
-    return connection
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("gateway.records.gate.now_ms", lambda: NOW)
+        yield connection
 
 
 def category(token: str) -> int:
