@@ -44,6 +44,11 @@ def ended(connection: apsw.Connection) -> None:
         revoke_authorization(connection, str(id_), now_ms())
 
 
+def sweep(connection: apsw.Connection, _: int) -> None:
+    """``ended``, for what came to rest on a Consent while that was ending."""
+    ended(connection)
+
+
 def show_finality(node: Node) -> int:
     """Write the ``active`` version of every Consent whose provisions became final, ``inactive`` of those whose grant
     was revoked on chain, and of one whose grant the chain refused a version that says why and, as every version, can be

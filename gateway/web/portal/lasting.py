@@ -16,6 +16,7 @@ from starlette.requests import Request
 from gateway.access.scopes import ScopeSet, parse
 from gateway.errors import Unprocessable
 from gateway.records import revoking
+from gateway.records.app_consents import grant_to_app
 from gateway.records.node import Node
 from gateway.smart.clients import Client
 from gateway.web.portal.acting import caller_of
@@ -45,7 +46,8 @@ def until_of(form: Mapping[str, str], now_ms: int) -> str | None:
 async def rest_on_consent(node: Node, request: Request, client: Client, scopes: ScopeSet,
                           until: str | None) -> str | None:
     """The logical id of the Consent that says what was allowed; signed by the kept key, or left for the wallet."""
-    return None
+    return await grant_to_app(node, caller_of(request, None, scopes=CONSENT), client_id=client.id,
+                              client_name=client.name, scopes=scopes, until=until)
 
 
 async def end_consent(node: Node, request: Request, consent: str) -> None:
