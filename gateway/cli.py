@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_client_show)
     approve = client.add_parser("approve", help="let a client in that registered itself")
     approve.add_argument("id")
+    approve.add_argument("--revision", required=True, help="of what `show` printed: it may have changed since")
     approve.add_argument("--scope", help="less than it asks for")
     approve.add_argument("--purpose", action="append", help="v3-ActReason code its tokens may carry; TREAT when absent")
     approve.set_defaults(run=_client_approve)
@@ -279,7 +280,8 @@ def _client_show(given: argparse.Namespace) -> int:
 def _client_approve(given: argparse.Namespace) -> int:
     from gateway.smart.approvals import Decider, approve
 
-    approve(_smart(_settings()), given.id, Decider(), scope=given.scope, purposes=given.purpose)
+    approve(_smart(_settings()), given.id, Decider(), revision=given.revision, scope=given.scope,
+            purposes=given.purpose)
     return 0
 
 

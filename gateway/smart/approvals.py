@@ -6,6 +6,7 @@ decided, and a secret for a client that has none. https://www.rfc-editor.org/rfc
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,17 +77,19 @@ def show(smart: Smart, client_id: str) -> dict[str, Any]:
         "launch_uri": client.launch_uri, "jwks_uri": client.jwks_uri, "keys": client.jwks is not None,
         "metadata": dict(client.metadata)}
     if found is not None:
+        told["revision"] = _revision(client, found)
         told["registration"] = {
             "created": _time(found.created_ms), "asked": _time(found.asked_ms), "decided": _time(found.decided_ms),
             "decided_by": found.decided_by, "reason": found.reason, "changes": _changes(found)}
     return told
 
 
-def approve(smart: Smart, client_id: str, by: Decider, *, scope: str | None = None,
+def approve(smart: Smart, client_id: str, by: Decider, *, revision: str, scope: str | None = None,
             purposes: Sequence[str] | None = None) -> None:
     """Let a pending client in as it asked, or with less: ``scope`` within what it asked, ``purposes`` it may act for.
 
-    Raises NotFound, Conflict when it does not wait, OAuthError ``invalid_scope``, or Unprocessable.
+    ``revision``: of what was read (``show``): the client holds a token to change it until the very moment. Raises
+    NotFound, Conflict when it does not wait or has changed, OAuthError ``invalid_scope``, or Unprocessable.
     """
     ceiling = None if scope is None else smart.parse_scope(scope)
     if purposes is not None:
@@ -95,6 +98,8 @@ def approve(smart: Smart, client_id: str, by: Decider, *, scope: str | None = No
 
     def work(connection: apsw.Connection) -> None:
         client = _pending(connection, client_id)
+        if revision != _revision(client, find_registration(connection, client_id)):
+            raise Conflict("the client has changed what it asks for meanwhile: look at it again")
         metadata = dict(client.metadata)
         if ceiling is not None:
             if not ceiling.resources or not ceiling.within(client.scopes):
@@ -215,6 +220,12 @@ def _changes(found: Registration) -> dict[str, Any]:
     old, new = found.approved, found.client.metadata
     return {name: [old.get(name), new.get(name)] for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)}
+
+
+def _revision(client: Client, found: Registration | None) -> str:
+    """What stands in for all that an approver reads."""
+    asked = [json.dumps(dict(client.metadata), sort_keys=True), "" if found is None else str(found.asked_ms)]
+    return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:32]
 
 
 def _time(ms: int | None) -> str | None:

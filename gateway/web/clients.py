@@ -86,10 +86,12 @@ def _decider(smart: Smart, request: Request) -> Decider:
 
 def _acts(smart: Smart) -> Mapping[str, Act]:
     def approve(client_id: str, by: Decider, given: Mapping[str, Any]) -> dict[str, Any]:
-        scope, purposes = _fields(given, scope=str, purposes=list)
+        revision, scope, purposes = _fields(given, revision=str, scope=str, purposes=list)
+        if revision is None:
+            raise OAuthError("invalid_request", "revision: is needed, of what was read")
         if purposes is not None and not all(isinstance(one, str) for one in purposes):
             raise OAuthError("invalid_request", "purposes: is a list of codes")
-        approvals.approve(smart, client_id, by, scope=scope, purposes=purposes)
+        approvals.approve(smart, client_id, by, revision=revision, scope=scope, purposes=purposes)
         return {"client_id": client_id, "state": "approved"}
 
     def reject(client_id: str, by: Decider, given: Mapping[str, Any]) -> dict[str, Any]:

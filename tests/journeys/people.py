@@ -34,6 +34,11 @@ class Browser:
         self.csrf = csrf_of(hospital.smart, self.cookie)
         self.origin = web_origin(hospital.settings)
 
+    def approve(self, client_id: str) -> httpx.Response:
+        """Let a client in as it stands."""
+        path = f"/oauth/clients/{client_id}"
+        return self.send("POST", f"{path}/approve", {"revision": self.send("GET", path).json()["revision"]})
+
     def send(self, method: str, path: str, body: Any = None, *, csrf: str | None = None, origin: str | None = None,
              **headers: str) -> httpx.Response:
         """A request of a script on a page, JSON in and out; ``csrf`` and ``origin`` are the right ones unless given."""

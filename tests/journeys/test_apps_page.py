@@ -142,7 +142,7 @@ def test_an_administrator_lets_an_app_in_or_rejects_it(hospital: Hospital, brows
     assert browser.submit(form, "approve").status == 422
     form = next(form for form in page.forms if form.action.endswith(other))
     assert "needs a reason" in browser.submit(form, "reject").text
-    assert "None waits." in browser.submit(form.fill(reason="nobody knows who makes it"), "reject").text
+    assert "Dubious" not in browser.submit(form.fill(reason="nobody knows who makes it"), "reject").text
     assert find_client(hospital.database.reader, other).state == "rejected"  # type: ignore[union-attr]  # it is there
 
 

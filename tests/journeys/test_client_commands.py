@@ -40,7 +40,9 @@ def test_the_operator_decides_about_who_waits(hospital: Hospital, command: Comma
     shown: dict[str, Any] = json.loads(printed)
     assert (code, shown["state"], shown["redirect_uris"]) == (0, "pending", first["redirect_uris"])
     assert first["client_secret"] not in printed
-    assert command("approve", first["client_id"], "--scope", "patient/Observation.rs") == (0, "", "")
+    assert command("approve", first["client_id"], "--revision", "0" * 32)[0] == 2
+    assert command("approve", first["client_id"], "--revision", shown["revision"], "--scope",
+                   "patient/Observation.rs") == (0, "", "")
     assert command("reject", second["client_id"], "--reason", "unknown") == (0, "rejected\n", "")
     assert [send(holder(hospital, told), "GET", path_of(told)).json()["status"] for told in (first, second)] == [
         "approved", "rejected"]
@@ -63,16 +65,17 @@ def test_a_new_secret_is_printed_alone_and_ends_the_old_one(hospital: Hospital, 
 
 def test_a_closed_client_stays_closed(hospital: Hospital, command: Command) -> None:
     told = registered(hospital)
-    assert command("approve", told["client_id"])[0] == 0
+    revision = json.loads(command("show", told["client_id"])[1])["revision"]
+    assert command("approve", told["client_id"], "--revision", revision)[0] == 0
     assert command("close", told["client_id"])[0] == 0
-    assert command("approve", told["client_id"])[0] == 2
+    assert command("approve", told["client_id"], "--revision", revision)[0] == 2
     assert lines(command("list", "--state", "closed")[1])[told["client_id"]][0] == "closed"
     assert send(holder(hospital, told), "GET", path_of(told)).status_code == 401
 
 
 def test_what_cannot_be_done_is_said_in_a_line(hospital: Hospital, command: Command) -> None:
-    for arguments in (("show", "nobody"), ("approve", "nobody"), ("close", "nobody"), ("rotate-secret", "nobody"),
-                      ("reject", "nobody", "--reason", "x"),
+    for arguments in (("show", "nobody"), ("approve", "nobody", "--revision", "x"), ("close", "nobody"),
+                      ("rotate-secret", "nobody"), ("reject", "nobody", "--reason", "x"),
                       ("reject", registered(hospital)["client_id"], "--reason", " ")):
         code, printed, error = command(*arguments)
         assert (code, printed) == (2, "")

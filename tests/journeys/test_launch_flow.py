@@ -169,7 +169,7 @@ def test_an_app_that_waits_is_told_so_and_sent_nowhere(hospital: Hospital) -> No
         "code_verifier": VERIFIER, "client_id": told["client_id"]}))
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_client")
     administrator = Browser(hospital, "Practitioner/admin-flow", "administrator")
-    assert administrator.send("POST", f"/oauth/clients/{told['client_id']}/approve", {}).status_code == 200
+    assert administrator.approve(told["client_id"]).status_code == 200
     handle_of(asked(hospital, told["client_id"], scope="launch/patient patient/*.rs"))
 
 
@@ -182,7 +182,7 @@ def test_the_secret_told_at_registration_works_once_approved_and_until_it_is_cha
             told["client_id"], secret))).status_code
     assert introspected(told["client_secret"]) == 401
     path = f"/oauth/clients/{told['client_id']}"
-    assert administrator.send("POST", f"{path}/approve", {}).status_code == 200
+    assert administrator.approve(told["client_id"]).status_code == 200
     assert introspected(told["client_secret"]) == 200
     fresh = administrator.send("POST", f"{path}/rotate-secret", {}).json()["client_secret"]
     assert (introspected(told["client_secret"]), introspected(fresh)) == (401, 200)
@@ -194,7 +194,7 @@ def test_a_change_that_waits_ends_what_people_authorized_until_it_is_decided(hos
     told = registered(hospital, redirect_uris=[REDIRECT], token_endpoint_auth_method="none", scope=SCOPE)
     administrator = Browser(hospital, "Practitioner/admin-flow", "administrator")
     path = f"/oauth/clients/{told['client_id']}"
-    assert administrator.send("POST", f"{path}/approve", {}).status_code == 200
+    assert administrator.approve(told["client_id"]).status_code == 200
     launch = opened(hospital.feed, client_id=told["client_id"], patient="p9").json()["launch"]
     handle = handle_of(asked(hospital, told["client_id"], launch=launch))
     client = Client(hospital, approved(hospital, handle, session(hospital, "Practitioner/ward"))["access_token"])

@@ -56,6 +56,13 @@ def backend(key: ECKey) -> dict[str, Any]:
             "token_endpoint_auth_method": "private_key_jwt", "jwks": KeySet([key]).as_dict(private=False)}
 
 
+def let_in(administrator: Client, told: dict[str, Any], **given: Any) -> httpx.Response:
+    """Approve what stands."""
+    path = f"/oauth/clients/{told['client_id']}"
+    shown = send(administrator, "GET", path).json()
+    return send(administrator, "POST", f"{path}/approve", {"revision": shown.get("revision", "none"), **given})
+
+
 def holder(hospital: Hospital, told: dict[str, Any]) -> Client:
     return Client(hospital, told["registration_access_token"])
 
@@ -128,26 +135,37 @@ def test_who_waits_gets_no_token_and_who_is_approved_does(
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_client")
     assert {"client_id": client_id, "name": "Growth chart", "kind": "backend", "state": "pending"} in send(
         administrator, "GET", "/oauth/clients?state=pending").json()["clients"]
-    approve = f"/oauth/clients/{client_id}/approve"
-    assert send(administrator, "POST", approve, {"purposes": ["HRESCH"]}).status_code == 200
+    assert let_in(administrator, told, purposes=["HRESCH"]).status_code == 200
     answer = token_asked(hospital, key, client_id)
     assert answer.status_code == 200, answer.text
     grant, _ = hospital.smart.tokens.lookup(hospital.database.reader, answer.json()["access_token"],
                                             hospital.smart.now_ms())
     assert (grant.client_kind, grant.purpose) == ("backend", "HRESCH")
-    again = send(administrator, "POST", approve, {})
+    again = let_in(administrator, told)
     assert (again.status_code, again.json()["error"]) == (409, "conflict")
+
+
+def test_what_changed_while_it_was_read_is_not_let_in(hospital: Hospital, administrator: Client) -> None:
+    """Bait and switch: the client holds a token to change its registration until the very moment of the decision."""
+    told = registered(hospital)
+    path = f"/oauth/clients/{told['client_id']}"
+    read = send(administrator, "GET", path).json()["revision"]
+    for uris in (["https://evil.example/cb"], APP["redirect_uris"]):  # there, and back
+        assert changed(hospital, told, redirect_uris=uris).status_code == 200
+        answer = send(administrator, "POST", f"{path}/approve", {"revision": read})
+        assert (answer.status_code, answer.json()["error"]) == (409, "conflict")
+        time.sleep(0.002)
+    assert send(administrator, "GET", path).json()["state"] == "pending"
+    assert let_in(administrator, told).status_code == 200
 
 
 def test_an_approval_may_give_less_and_never_more(hospital: Hospital, administrator: Client) -> None:
     told = registered(hospital)
-    approve = f"/oauth/clients/{told['client_id']}/approve"
-    more = send(administrator, "POST", approve, {"scope": "patient/*.cruds"})
+    more = let_in(administrator, told, scope="patient/*.cruds")
     assert (more.status_code, more.json()["error"]) == (400, "invalid_scope")
-    assert send(administrator, "POST", approve, {"purposes": ["BTG"]}).status_code == 400
-    assert send(administrator, "POST", approve, {"purposes": "TREAT"}).status_code == 400
-    assert send(administrator, "POST", approve, {"everything": True}).status_code == 400
-    assert send(administrator, "POST", approve, {"scope": "patient/Observation.rs"}).status_code == 200
+    for given in ({"purposes": ["BTG"]}, {"purposes": "TREAT"}, {"everything": True}, {"revision": None}):
+        assert let_in(administrator, told, **given).status_code == 400
+    assert let_in(administrator, told, scope="patient/Observation.rs").status_code == 200
     read = send(holder(hospital, told), "GET", path_of(told)).json()
     assert (read["status"], read["scope"]) == ("approved", "patient/Observation.rs")
 
@@ -162,7 +180,7 @@ def test_who_is_rejected_reads_why_and_tries_no_more(hospital: Hospital, adminis
     assert (read["status"], read["status_reason"]) == ("rejected", "not one of ours")
     assert send(holder(hospital, told), "PUT", path_of(told), {
         **APP, "client_id": told["client_id"]}).status_code == 403
-    assert send(administrator, "POST", f"/oauth/clients/{told['client_id']}/approve", {}).status_code == 409
+    assert let_in(administrator, told).status_code == 409
 
 
 def test_the_queue_is_short_and_forgets(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +224,7 @@ def test_only_the_registration_access_token_of_this_client_opens_it(hospital: Ho
 
 def approved(hospital: Hospital, administrator: Client, **asked: Any) -> dict[str, Any]:
     told = registered(hospital, **asked)
-    answer = send(administrator, "POST", f"/oauth/clients/{told['client_id']}/approve", {})
+    answer = let_in(administrator, told)
     assert answer.status_code == 200, answer.text
     return told
 
@@ -294,7 +312,7 @@ def test_whoever_closed_a_client_closed_it(hospital: Hospital, administrator: Cl
         path = f"/oauth/clients/{told['client_id']}"
         assert send(administrator, "POST", f"{path}/close", {}).status_code == 200
         assert changed(hospital, told).status_code == 401
-        assert send(administrator, "POST", f"{path}/approve", {}).status_code == 409
+        assert let_in(administrator, told).status_code == 409
 
 
 # Deciding
@@ -320,7 +338,7 @@ def test_an_app_that_registered_itself_decides_about_none_in_an_administrators_n
     told = approved(hospital, administrator, scope="user/*.cruds")
     deputy = hospital.client(user="Practitioner/admin", client=told["client_id"])
     fellow = registered(hospital)
-    answer = send(deputy, "POST", f"/oauth/clients/{fellow['client_id']}/approve", {})
+    answer = let_in(deputy, fellow)
     assert (answer.status_code, answer.json()["error"]) == (403, "access_denied")
 
 
@@ -336,7 +354,7 @@ def test_what_is_shown_holds_no_secret_and_every_decision_is_audited(
     assert rotated["client_secret"] != told["client_secret"]
     stored = hospital.database.reader.execute("SELECT secret FROM client WHERE id=?", (told["client_id"],)).get
     assert stored == hospital.smart.tokens.hash(rotated["client_secret"])
-    assert send(administrator, "POST", f"{path}/approve", {}).status_code == 200
+    assert let_in(administrator, told).status_code == 200
     assert send(administrator, "POST", f"{path}/close", {}).json()["state"] == "closed"
     assert send(administrator, "POST", f"{path}/rotate-secret", {}).status_code == 409
     deeds = [(entry.interaction, entry.user) for entry in hospital.audited()
@@ -371,7 +389,7 @@ def test_an_administrator_decides_in_the_portal_and_no_other_sites_page_does(hos
     assert browser.send("GET", path).json()["state"] == "pending"
     for csrf, origin in (("", None), ("x", None), (None, "https://evil.example")):
         assert browser.send("POST", f"{path}/approve", {}, csrf=csrf, origin=origin).status_code == 403
-    assert browser.send("POST", f"{path}/approve", {}).json() == {"client_id": told["client_id"], "state": "approved"}
+    assert browser.approve(told["client_id"]).json() == {"client_id": told["client_id"], "state": "approved"}
     assert any(entry.interaction == "client-approved" and entry.user == "Practitioner/admin-2"
                and entry.client == "portal" for entry in hospital.audited())
     for other in (Browser(hospital, "Practitioner/no-admin", "clinician"),

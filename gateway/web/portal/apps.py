@@ -120,11 +120,12 @@ def _queue(routes: APIRouter, smart: Smart) -> None:
         by = Decider(user=session.user, role=_ADMINISTRATOR, client="portal")
         # Decided is what was read: a registration changed meanwhile waits for another look.
         seen = next((one for one in _waiting(smart) if one["client_id"] == client_id), None)
-        if seen is None or str(seen["asked"]) != form.get("asked"):
+        if seen is None or seen["revision"] != form.get("revision"):
             return page(session, problem="This registration changed or was decided meanwhile: look at it again.")
         try:
             if form.get("decision") == "approve":
-                await asyncio.to_thread(approvals.approve, smart, client_id, by)
+                await asyncio.to_thread(lambda: approvals.approve(
+                    smart, client_id, by, revision=form["revision"]))
             else:
                 await asyncio.to_thread(lambda: approvals.reject(smart, client_id, by, reason=form.get("reason", "")))
         except (Conflict, NotFound) as error:
