@@ -12,6 +12,7 @@ import hashlib
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,8 @@ from gateway.store.sql import Database
 GROUP: Final = "audit"
 _INFO: Final = b"gateway audit row 1"
 _CIPHERS_MAX: Final = 20_000
+CLIENT_ADDRESS: Final[ContextVar[str | None]] = ContextVar("client address", default=None)
+"""Where the request under way came from, set by the door."""
 GENESIS: Final = bytes(32)
 """The hash before the first row."""
 
@@ -41,7 +44,8 @@ class AuditEntry:
 
     ``action`` is C R U D or E; ``outcome`` 0 success, 4 refused, 8 failed (AuditEvent's codes); ``what`` are
     versioned references; ``basis`` names the Permit, ``reason`` the Deny or why the glass was broken;
-    ``organizations``: for whom the user acted; ``notify``: the patient and the head are told.
+    ``organizations``: for whom the user acted; ``address``: where the client asked from; ``notify``: the patient and
+    the head are told.
     """
 
     time_ms: int
@@ -60,6 +64,7 @@ class AuditEntry:
     operator: bool = False
     token: str | None = None
     organizations: tuple[str, ...] = ()
+    address: str | None = None
     notify: bool = False
 
 

@@ -1,29 +1,35 @@
 """AuditEvent as FHIR, made from audit rows when asked for.
 
-Owns the shape of an AuditEvent and who may see it; refuses to store one a second time: the row is the truth.
-Ids are ``log-<row>``. https://hl7.org/fhir/R4/auditevent.html, IHE BALP https://profiles.ihe.net/ITI/BALP
+Owns who may see one (its shape is in ``audit_shape.py``) and the receipt of its row; refuses to store one a second
+time: the row is the truth. Ids are ``log-<row>``. https://hl7.org/fhir/R4/auditevent.html
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
 import apsw
+import orjson
 
 from gateway import audit
 from gateway.access.bound import AuthoredBy
 from gateway.access.decision import Deny
 from gateway.access.facts import ResourceFacts
-from gateway.audit import AuditEntry, Disclosure, StoredRow
+from gateway.audit import Disclosure, StoredRow
 from gateway.errors import BadSearch, Gone, KeyDestroyed, NotFound, TooCostly
 from gateway.fhir.query import HashIs, Query
-from gateway.fhir.resource import format_instant, parse, serialise
+from gateway.fhir.resource import parse, serialise
 from gateway.fhir.search import matches
 from gateway.fhir.subset import Subset
+from gateway.ledger.receipt import document
+from gateway.ledger.receipts import build_audit_receipt
+from gateway.records import audit_shape as shape
 from gateway.records import search as resources
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Node
@@ -33,65 +39,11 @@ _ID = re.compile(r"log-([1-9][0-9]{0,14})")
 _SCAN_LIMIT = 20_000
 """Most rows opened for one page: it may then hold fewer than asked, and links on."""
 _AT_ONCE = 200
-_SUBTYPES = {"read": "read", "vread": "vread", "history-instance": "history-instance", "search-type": "search-type",
-             "create": "create", "update": "update", "delete": "delete", "transaction": "transaction"}
-_RESTFUL = "http://hl7.org/fhir/restful-interaction"
-_EVENT_TYPE = "http://terminology.hl7.org/CodeSystem/audit-event-type"
-_ACT_REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
-_OBJECT_ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
-_ENTITY_TYPE = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
-_PARTICIPANT = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
-_DCM = "http://dicom.nema.org/resources/ontology/DCM"
 
 
 def is_ours(id_: str) -> bool:
     """Whether an AuditEvent id names an audit row."""
     return _ID.fullmatch(id_) is not None
-
-
-def event(row: StoredRow, entry: AuditEntry, patient: str | None, hospital: str) -> dict[str, Any]:
-    """The AuditEvent of one row; ``patient`` is the logical id it is about."""
-    agents: list[dict[str, Any]] = [{
-        "type": {"coding": [{"system": _DCM, "code": "110153", "display": "Source Role ID"}]},
-        "who": {"identifier": {"value": entry.client}, "display": entry.client}, "requestor": entry.user is None}]
-    if entry.user is not None:
-        agents.append({"type": {"coding": [{"system": _PARTICIPANT, "code": "IRCP"}]},
-                       "who": {"reference": entry.user}, "requestor": True})
-    for agent in agents:
-        agent["role"] = [{"text": entry.role}]
-        agent["purposeOfUse"] = [{"coding": [{"system": _ACT_REASON, "code": entry.purpose}]}]
-    if entry.provisions:
-        agents[-1]["policy"] = [f"urn:fhir-gateway:provision:{id_}" for id_ in entry.provisions]
-    entities: list[dict[str, Any]] = []
-    if patient is not None:
-        entities.append({"what": {"reference": f"Patient/{patient}"}, "type": {"system": _ENTITY_TYPE, "code": "1"},
-                         "role": {"system": _OBJECT_ROLE, "code": "1", "display": "Patient"}})
-    for reference in entry.what:
-        what = {"reference": reference} if "/" in reference else {"display": reference}
-        entities.append({"what": what, "type": {"system": _ENTITY_TYPE, "code": "2"},
-                         "role": {"system": _OBJECT_ROLE, "code": "4", "display": "Domain Resource"}})
-    if entry.query is not None:
-        entities.append({"type": {"system": _ENTITY_TYPE, "code": "2"},
-                         "role": {"system": _OBJECT_ROLE, "code": "24", "display": "Query"},
-                         "description": entry.query or "(no parameters)"})
-    made: dict[str, Any] = {
-        "resourceType": "AuditEvent", "id": f"log-{row.seq}",
-        "meta": {"versionId": "1", "lastUpdated": format_instant(row.time_ms)},
-        "type": {"system": _EVENT_TYPE, "code": "rest", "display": "RESTful Operation"},
-        "subtype": [{"system": _RESTFUL, "code": _SUBTYPES[entry.interaction]}
-                    if entry.interaction in _SUBTYPES else {"code": entry.interaction}],
-        "action": entry.action, "recorded": format_instant(row.time_ms), "outcome": entry.outcome}
-    said = "; ".join(part for part in (
-        f"permitted on basis {entry.basis}" if entry.basis else "", entry.reason or "",
-        "token minted on the command line" if entry.operator else "") if part)
-    if said:
-        made["outcomeDesc"] = said
-    made["agent"] = agents
-    made["source"] = {"observer": {"display": hospital}, "type": [
-        {"system": "http://terminology.hl7.org/CodeSystem/security-source-type", "code": "4"}]}
-    if entities:
-        made["entity"] = entities
-    return made
 
 
 def _modelled(made: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +63,26 @@ def _facts(row: StoredRow, patient: str | None) -> ResourceFacts:
 def _opened(node: Node, connection: apsw.Connection, row: StoredRow) -> dict[str, Any] | None:
     """The event, not checked against its model yet; None when an erasure destroyed its key."""
     try:
-        return event(row, node.gate.audit.open(row), _patient_id(connection, row), node.settings.hospital_name)
+        return shape.event(row.seq, row.time_ms, node.gate.audit.open(row), _patient_id(connection, row),
+                           _where(node, connection))
     except KeyDestroyed:
         return None
+
+
+def _where(node: Node, connection: apsw.Connection) -> shape.Setting:
+    """The hospital's own names: of accounts it proofed and of clients it registered, each looked up once."""
+    @cache
+    def name(key: str) -> str | None:
+        if key == node.settings.hospital_reference:
+            return node.settings.hospital_name
+        table = ("SELECT name FROM account WHERE fhir_user=?" if "/" in key else "SELECT name FROM client WHERE id=?")
+        for (found,) in connection.execute(table, (key,)):
+            return str(found)
+        return None
+
+    settings = node.settings
+    return shape.Setting(hospital=settings.hospital_name, reference=settings.hospital_reference,
+                         base_url=settings.base_url, name=name)
 
 
 def _patient_id(connection: apsw.Connection, row: StoredRow) -> str | None:
@@ -277,5 +246,39 @@ async def _told(node: Node, caller: Caller, what: list[str], query: str | None) 
 
 async def history_of(node: Node, caller: Caller, patient: str, pairs: Sequence[tuple[str, str]], *,
                      strict: bool) -> bytes:
-    """``$access-history``: the AuditEvents about one patient, newest first. Raises as a search does."""
-    return await search(node, caller, [("patient", f"Patient/{patient}"), *pairs], strict=strict)
+    """``$access-history``: the AuditEvents about one patient, newest first, each with a sentence to read.
+
+    Raises as a search does.
+    """
+    found = parse(await search(node, caller, [("patient", f"Patient/{patient}"), *pairs], strict=strict))
+    connection = node.database.reader
+    where = _where(node, connection)
+    for entry in found.get("entry", ()):
+        match = _ID.fullmatch(entry["resource"]["id"])
+        row = audit.row(connection, int(match[1])) if match else None
+        if row is not None:
+            said = shape.sentence(row.time_ms, node.gate.audit.open(row), where)
+            entry["resource"] = {**entry["resource"], "text": shape.narrative(said)}
+    return serialise(found)
+
+
+async def receipt(node: Node, caller: Caller, id_: str) -> bytes | None:
+    """The receipt of the run of audit rows that holds this one; None while it is not anchored yet.
+
+    The run itself, which holds others' rows beside it, is given to those on duty alone: to a patient, the place and the
+    hash of their row in it. Raises as ``read`` does.
+    """
+    await read(node, caller, id_)
+
+    def work() -> bytes | None:
+        with node.database.snapshot() as connection:
+            row = find(node, caller, connection, id_)
+            made = build_audit_receipt(node.proofs, connection, id_, row.seq)
+            if made is None:
+                return None
+            found, body = made
+            told: dict[str, Any] = {**document(found), "row": {"number": row.seq, "hash": row.hash.hex()}}
+            if caller.grant.role == "privacy-officer":
+                told["run"] = base64.b64encode(body).decode()
+            return orjson.dumps(told)
+    return await asyncio.to_thread(work)

@@ -14,7 +14,7 @@ from gateway.errors import Gone, Issue
 from gateway.fhir.outcome import operation_outcome
 from gateway.ledger.receipt import document
 from gateway.ledger.receipts import build_receipt
-from gateway.records import read
+from gateway.records import audit_events, read
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.store import journal
@@ -22,6 +22,9 @@ from gateway.store import journal
 
 async def receipt(node: Node, caller: Caller, type_: str, id_: str, vid: int | None) -> tuple[int, bytes]:
     """(200, the receipt's JSON) or (202, an OperationOutcome) while it waits to be anchored. Raises as read does."""
+    if type_ == "AuditEvent" and audit_events.is_ours(id_) and vid in (None, 1):
+        run = await audit_events.receipt(node, caller, id_)
+        return (202, _waiting()) if run is None else (200, run)
     try:
         row = (await read.read(node, caller, type_, id_, vid)).row
     except Gone as deleted:
@@ -31,8 +34,12 @@ async def receipt(node: Node, caller: Caller, type_: str, id_: str, vid: int | N
         row = found
     made = await asyncio.to_thread(_built, node, row)
     if made is None:
-        return 202, operation_outcome((Issue("information", "incomplete", "not anchored yet; ask again"),))
+        return 202, _waiting()
     return 200, made
+
+
+def _waiting() -> bytes:
+    return operation_outcome((Issue("information", "incomplete", "not anchored yet; ask again"),))
 
 
 def _built(node: Node, row: journal.VersionRow) -> bytes | None:

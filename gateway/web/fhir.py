@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlencode
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from gateway.audit import CLIENT_ADDRESS
 from gateway.errors import MethodNotAllowed, NotAcceptable, NotFound, TookTooLong, TooLarge, Unauthenticated
 from gateway.fhir.conformance import Offered, capability_statement
 from gateway.fhir.xml_shapes import Shapes
@@ -96,6 +97,7 @@ class FhirDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        CLIENT_ADDRESS.set(self.limits.source(scope))
         headers = _headers(scope)
         name, form = "unknown", PLAIN
         try:

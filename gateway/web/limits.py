@@ -105,6 +105,13 @@ class Limits:
         if wait_s:
             raise Throttled("too many requests from this address: ask more slowly", retry_s=wait_s)
 
+    def source(self, scope: Mapping[str, Any]) -> str | None:  # Any: as above
+        """Where a request came from, for the audit; without proxies to believe, just what the socket says."""
+        if self._proxies:
+            return self.address(scope)
+        client = scope.get("client")
+        return str(client[0]) if client else None
+
     def address(self, scope: Mapping[str, Any]) -> str:  # Any: as above
         """Where a request came from, as it is counted: an IPv4 address, or the /64 of an IPv6 one.
 
