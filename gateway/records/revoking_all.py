@@ -7,7 +7,6 @@ protect. Invariants 4 and 6.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,9 +95,8 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
             still(connection, caller)
             for prepared in found.prepared:
                 write.commit_prepared(connection, prepared)
-            for (account,) in connection.execute("SELECT DISTINCT address FROM provision WHERE consent IN "
-                                                 "(SELECT value FROM json_each(?))", (consents,)).fetchall():
-                outbox.withdraw_grants(connection, address(str(account)))
+            for consent in (*found.consents, *found.denying):
+                outbox.withdraw_grant(connection, consent)
             accounts = _accounts(connection, patient)
             for consent in found.consents:
                 ending.here(connection, consent)
@@ -107,7 +105,6 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
             told.extend(_tell(node, connection, patient, accounts, signed))
             audit.append(connection, rows)
 
-        consents = json.dumps([*found.consents, *found.denying])
         await aside.committed(node, len(found.prepared) > _APART, work)
         return _answer(len(found.consents) + len(found.denying), told)
     return await node.decided(caller, attempt)

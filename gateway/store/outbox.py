@@ -16,7 +16,7 @@ from typing import Final, Literal, cast
 import apsw
 
 from gateway.errors import BlockCorrupt, Moved
-from gateway.ledger.chain import Address, GrantCall, RevokeAllCall, RevokeCall, address
+from gateway.ledger.chain import GrantCall, RevokeAllCall, RevokeCall, address
 from gateway.store.cbor import Value, decode, encode
 
 IntentKind = Literal["grant", "revoke", "revoke-all"]
@@ -128,17 +128,18 @@ def submitted(connection: apsw.Connection, pk: int) -> None:
         raise Moved("the act was withdrawn")
 
 
-def withdraw_grants(connection: apsw.Connection, patient: Address) -> int:
-    """Grants of this address that no transaction was signed for never will be: their signatures go; how many."""
-    unsent = connection.execute("SELECT pk, call FROM intent WHERE state='signed' AND kind='grant'").fetchall()
-    withdrawn = 0
-    for pk, data in unsent:
+def withdraw_grant(connection: apsw.Connection, consent: str) -> bool:
+    """A Consent's grant that no transaction was signed for, and that no block was seen with, is never sent: its
+    signature goes. Whether it was so."""
+    for pk, data in connection.execute(
+            "SELECT pk, call FROM intent i WHERE consent=? AND state='signed' AND kind='grant' AND NOT EXISTS "
+            "(SELECT 1 FROM provision p WHERE p.consent=i.consent AND (p.state='final' OR p.epoch IS NOT NULL))",
+            (consent,)).fetchall():
         call = cast(GrantCall, decode_call(cast(bytes, data)))
-        if call.patient == patient:
-            connection.execute("UPDATE intent SET state='failed', error=?, call=? WHERE pk=?",
-                               (WITHDRAWN, encode_call(replace(call, signature=b"")), pk))
-            withdrawn += 1
-    return withdrawn
+        connection.execute("UPDATE intent SET state='failed', error=?, call=? WHERE pk=?",
+                           (WITHDRAWN, encode_call(replace(call, signature=b"")), pk))
+        return True
+    return False
 
 
 def failed_of_kind(connection: apsw.Connection, kind: IntentKind, errors: Sequence[str]) -> tuple[Intent, ...]:
