@@ -112,13 +112,18 @@ class TokenStore:
             Grant, int]:
         """As ``lookup``, for work that goes on after its request: the token by its id.
 
-        With ``work_ms`` its expiry does not end the work (revoking it, or closing the client or account, does), and the
-        Grant is good for so long. Raises Unauthenticated.
+        With ``work_ms`` its expiry does not end the work (revoking it, closing the client or account, or the end of a
+        delegate's mandate does), and the Grant is good for so long; a broken glass stays open no longer for it. Raises
+        Unauthenticated.
         """
         decision_seq, facts = _standing(next(connection.execute(_LOOKUP_ID, (token_id,)), None))
-        if not work_ms:
-            _refuse_expired(facts, now_ms)
         grant = _built(facts)
+        if not work_ms or grant.break_glass_reason is not None:
+            _refuse_expired(facts, now_ms)
+            return grant, decision_seq
+        until_ms = connection.execute("SELECT mandate_until_ms FROM account WHERE fhir_user=?", (grant.user,)).get
+        if until_ms is not None and now_ms >= int(str(until_ms)):
+            raise _refused("mandate-ended", grant.token_id)
         return replace(grant, expires_ms=max(grant.expires_ms, now_ms + work_ms)), decision_seq
 
     def _grant(self, hashed: bytes, facts: tuple[Any, ...]) -> Grant:

@@ -64,6 +64,25 @@ def test_a_token_ends_on_the_millisecond(hospital: Hospital) -> None:
     assert _reason(hospital, secret, 1_000) == "expired"
 
 
+def test_work_outlives_its_token_but_neither_a_mandate_nor_a_broken_glass(hospital: Hospital) -> None:
+    """A minor's proxy ends at majority, as the account says; an export begun before goes on no longer either."""
+    now_ms = hospital.clock_ms[0]
+    add_user(hospital.smart, fhir_user="RelatedPerson/1", role="delegate", name="Parent", represents="Patient/1",
+             mandate_until_ms=now_ms + 5_000)
+    _, feed = mint_token(hospital.smart, ttl_s=1)
+    _, parent = mint_token(hospital.smart, user="RelatedPerson/1", ttl_s=60)
+    _, glass = mint_token(hospital.smart, user="Practitioner/1", patient="1", purpose="BTG", reason="coma", ttl_s=1)
+    assert parent.expires_ms == now_ms + 5_000
+    tokens, reader = hospital.smart.tokens, hospital.smart.database.reader
+    assert tokens.lookup_id(reader, feed.token_id, now_ms + 9_000, work_ms=60)[0].expires_ms == now_ms + 9_060
+    assert tokens.lookup_id(reader, parent.token_id, now_ms + 4_999, work_ms=60)[0].user == "RelatedPerson/1"
+    assert tokens.lookup_id(reader, glass.token_id, now_ms + 999, work_ms=60)[0].expires_ms == now_ms + 1_000
+    for token, at_ms, why in ((parent, 5_000, "mandate-ended"), (glass, 1_000, "expired")):
+        with pytest.raises(Unauthenticated) as refusal:
+            tokens.lookup_id(reader, token.token_id, now_ms + at_ms, work_ms=60)
+        assert refusal.value.reason == why
+
+
 def test_revocation_counts_at_once_on_another_worker(hospital: Hospital, tmp_path: Path) -> None:
     secret, grant = mint_token(hospital.smart)
     worker = Database(tmp_path / "store" / "gateway.db", bytes(range(32)))
