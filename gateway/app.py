@@ -50,6 +50,7 @@ from gateway.smart.failures import Failures, sweep_failures
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.launches import sweep_launches
 from gateway.smart.registration import sweep_registrations
+from gateway.smart.sweeping import sweep_authorizations
 from gateway.smart.tokens import bearer, sweep
 from gateway.store import index_upkeep, jobs, journal
 from gateway.store import search_parameters as stored_parameters
@@ -358,7 +359,7 @@ def run_ledger(settings: Settings) -> None:
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop,
-              sweeps=(sweep, sweep_launches, sweep_registrations, sweep_failures, sessions.sweep, ceremonies.sweep,
+              sweeps=(sweep, sweep_authorizations, sweep_launches, sweep_registrations, sweep_failures, sessions.sweep, ceremonies.sweep,
                       lockout.sweep, jobs.sweep, directory.sweep, finality.sweep),
               ended=finality.ended)
     carrying_out.join(_JOIN_S)

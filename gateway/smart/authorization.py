@@ -33,7 +33,7 @@ __all__ = ["Access", "Authorization", "PendingAuthorization", "answer_silently",
 
 Access = Literal["online", "offline"]
 CODE_PREFIX: Final = "gwc_"
-CODE_LIFE_MS: Final = 60_000
+CODE_LIFE_MS: Final = 120_000
 TOKEN_LIFE_MS: Final = 3_600_000
 OFFLINE_LIFE_MS: Final = 100 * 24 * 3_600_000
 """How long an unused refresh token of offline access lives; each use starts it anew."""

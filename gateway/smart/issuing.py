@@ -66,6 +66,9 @@ def present(smart: Smart, kind: Kind, secret: str, client_id: str | None) -> Pre
     authorization = find_authorization(reader, authorization_id)
     if authorization is None or client_id not in (None, authorization.client):
         return None
+    client = find_client(reader, authorization.client)
+    if client is None or not client.stands:
+        return None
     if used_ms is not None:
         give_away(smart, authorization, kind)
         return None

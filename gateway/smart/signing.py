@@ -46,7 +46,7 @@ class SigningKeys:
 
     def __init__(self, smart: Smart) -> None:
         self._smart = smart
-        self._opened: dict[tuple[bytes, str], SigningKey] = {}
+        self._opened: dict[tuple[bytes, str], tuple[bool, RSAKey]] = {}
         self._lock = threading.Lock()
 
     def current(self) -> SigningKey:
@@ -86,18 +86,11 @@ class SigningKeys:
 
     def _open(self, generations: tuple[bytes, ...], kid: str, sealed: bytes, created_ms: int) -> SigningKey:
         known = self._opened.get((generations[0], kid))
-        if known is not None:
-            return known
-        for place, secret in enumerate(generations):
-            try:
-                encoded = AESGCM(secret).decrypt(sealed[:_NONCE], sealed[_NONCE:], _name(kid))
-            except InvalidTag:
-                continue
-            opened = SigningKey(kid=kid, newest=place == 0, created_ms=created_ms, key=RSAKey.import_key(encoded))
+        if known is None:
+            known = _opened(generations, kid, sealed)
             with self._lock:
-                self._opened[generations[0], kid] = opened
-            return opened
-        raise IntegrityBroken("a signing key does not open under the hospital's id-token secret")
+                self._opened[generations[0], kid] = known
+        return SigningKey(kid=kid, newest=known[0], created_ms=created_ms, key=known[1])
 
     def _store(self, connection: apsw.Connection, key: RSAKey) -> None:
         kid, nonce, now_ms = secrets.token_hex(8), os.urandom(_NONCE), self._smart.now_ms()
@@ -110,6 +103,17 @@ def sweep_keys(connection: apsw.Connection, now_ms: int) -> None:
     connection.execute(
         "DELETE FROM signing_key WHERE EXISTS (SELECT 1 FROM signing_key newer WHERE newer.created_ms > "
         "signing_key.created_ms AND newer.created_ms < ?)", (now_ms - 2 * _SHOWN_AFTER_MS,))
+
+
+def _opened(generations: tuple[bytes, ...], kid: str, sealed: bytes) -> tuple[bool, RSAKey]:
+    """Whether it is sealed under the newest generation, and the key. Raises IntegrityBroken."""
+    for place, secret in enumerate(generations):
+        try:
+            encoded = AESGCM(secret).decrypt(sealed[:_NONCE], sealed[_NONCE:], _name(kid))
+        except InvalidTag:
+            continue
+        return place == 0, RSAKey.import_key(encoded)
+    raise IntegrityBroken("a signing key does not open under the hospital's id-token secret")
 
 
 def _name(kid: str) -> bytes:

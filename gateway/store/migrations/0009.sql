@@ -42,7 +42,8 @@ CREATE TABLE authorization (
 CREATE INDEX authorization_user ON authorization (user);
 CREATE INDEX authorization_session ON authorization (session);
 CREATE INDEX authorization_consent ON authorization (consent) WHERE consent IS NOT NULL;
-CREATE INDEX authorization_expiry ON authorization (expires_ms);
+CREATE INDEX authorization_expiry ON authorization (expires_ms) WHERE revoked_ms IS NULL;
+CREATE INDEX authorization_revoked ON authorization (revoked_ms) WHERE revoked_ms IS NOT NULL;
 
 CREATE TABLE authorization_code (
   hash BLOB PRIMARY KEY,
