@@ -359,8 +359,8 @@ def run_ledger(settings: Settings) -> None:
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop,
-              sweeps=(sweep, sweep_authorizations, sweep_launches, sweep_registrations, sweep_failures, sessions.sweep, ceremonies.sweep,
-                      lockout.sweep, jobs.sweep, directory.sweep, finality.sweep),
+              sweeps=(sweep, sweep_authorizations, sweep_launches, sweep_registrations, sweep_failures,
+                      sessions.sweep, ceremonies.sweep, lockout.sweep, jobs.sweep, directory.sweep, finality.sweep),
               ended=finality.ended)
     carrying_out.join(_JOIN_S)
 
