@@ -116,10 +116,10 @@ class EveryPatient:
     - emergency: ``h = emergency_patient AND v.labels & (1 | NOTICE) = 0 AND NOT EXISTS deny(h, grantees, NULL grantee
       matched, p.purposes IS NOT NULL)``
 
-    permit(h) = ``p.patient = h AND p.permit AND p.state = 'final' AND p.grantee IN grantees AND`` valid at ``now_ms AND
-    (p.purposes IS NULL OR purpose in it) AND (p.types IS NULL OR type in it) AND (no categories OR any shared) AND (no
-    data OR v named by it) AND v.confidentiality <= p.confidentiality AND v.labels & ~p.labels & ~VERIFYING = 0 AND
-    (p.low_ms IS NULL OR v.low_ms >= p.low_ms AND v.high_ms <= p.high_ms)`` (an undated v fails).
+    permit(h) = ``p.patient = h AND p.permit AND p.state = 'final' AND p.grantee IN permitted_as AND`` valid at
+    ``now_ms AND (p.purposes IS NULL OR purpose in it) AND (p.types IS NULL OR type in it) AND (no categories OR any
+    shared) AND (no data OR v named by it) AND v.confidentiality <= p.confidentiality AND v.labels & ~p.labels &
+    ~VERIFYING = 0 AND (p.low_ms IS NULL OR v.low_ms >= p.low_ms AND v.high_ms <= p.high_ms)`` (an undated v fails).
 
     deny(h) = ``p.patient = h AND NOT p.permit AND p.state <> 'revoked' AND`` grantee, validity, purpose, type,
     category, data as above ``AND (v.confidentiality >= p.confidentiality OR v.labels & p.labels <> 0) AND (p.low_ms
@@ -132,6 +132,7 @@ class EveryPatient:
     hidden: int
     grants: bool
     grantees: frozenset[str]
+    permitted_as: frozenset[str]
     emergency_patient: str | None
     purpose: str
     now_ms: int
@@ -169,7 +170,8 @@ class EveryPatient:
             return None
         asked = self._asked(facts, self.grantees)
         if self.grants:
-            permits = tuple(p.id for p in provisions if isinstance(p.covers(asked), Success))
+            admitting = self._asked(facts, self.permitted_as)
+            permits = tuple(p.id for p in provisions if isinstance(p.covers(admitting), Success))
             if permits and not forbidden(provisions, asked, lifting=True):
                 return Admitted("grant", permits)
         if patient == self.emergency_patient and not facts.labels & (UNKNOWN_LABEL | NOTICE) and not forbidden(
@@ -189,7 +191,7 @@ class EveryPatient:
                 continue
             if forbidden(theirs, asked, lifting=self.grants):
                 return "a patient forbids it"
-            named = [p for p in theirs if p.permit and p.grantee in self.grantees and p.state != "revoked"]
+            named = [p for p in theirs if p.permit and p.grantee in self.permitted_as and p.state != "revoked"]
             if not named:
                 return "a patient has granted this holder nothing"
             outcomes = [p.covers(asked) for p in named]
@@ -283,7 +285,8 @@ def patient_door(grant: Grant, role: Role, table: Policy, type_: str, now_ms: in
     return EveryPatient(
         own_patient=own, own_grantees=grantees - {own},
         hidden=table.hidden_from_delegates if role.name == "delegate" else 0,
-        grants=granted, grantees=grantees, emergency_patient=grant.patient if emergency else None,
+        grants=granted, grantees=grantees, permitted_as=frozenset(grant.permitted_as),
+        emergency_patient=grant.patient if emergency else None,
         purpose=grant.purpose, now_ms=now_ms, writing=writing, client=grant.client_id, user=grant.user)
 
 

@@ -40,6 +40,13 @@ class Grant:
     minted_by_operator: bool = False
 
     @property
+    def permitted_as(self) -> tuple[str, ...]:
+        """Which of ``grantees`` a permit lets in. With a person before it, an app is not: what one patient lets it do
+        is no other user's to have (confused deputy). A deny that names the app counts for whoever uses it.
+        """
+        return tuple(one for one in self.grantees if self.user is None or not one.startswith("Device/"))
+
+    @property
     def self_patient(self) -> str | None:
         """Whose own records these are: the patient's, or the delegate's principal's."""
         if self.role == "patient" and self.user is not None and self.user.startswith("Patient/"):

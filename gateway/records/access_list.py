@@ -201,7 +201,7 @@ def _period(from_ms: int, until_ms: int) -> list[Part]:
 async def of_holder(node: Node, caller: Caller, place: str, *, only: str | None, count: int,
                     page: str | None) -> bytes:
     """Parameters: one ``access`` for each grant that lets the caller in now, by the reference it names (``via``): the
-    caller, their organisations, their app, this hospital. ``only``: by this one.
+    caller, their organisations, this hospital; of a system, its own client. ``only``: by this one.
 
     Raises Forbidden (outside the scopes, or a role no grant admits), NotFound (``only`` is not the caller's).
     """
@@ -212,7 +212,7 @@ async def of_holder(node: Node, caller: Caller, place: str, *, only: str | None,
         node.gate.require_scope(caller, "Consent", "s")
         if role is None or not role.grant:
             raise Forbidden("no patient's grant admits this role")
-        mine = [one for one in caller.grant.grantees if only in (None, one)]
+        mine = [one for one in caller.grant.permitted_as if only in (None, one)]
         if not mine:
             raise NotFound(f"{only} is not known")
         parameters, rows = await asyncio.to_thread(_of_holder, node, caller, place, mine, count, after)

@@ -103,7 +103,8 @@ class BoundCompiler:
             doors.append(_all(SqlBound(f"{patient}=?", (self._patient(way.own_patient),)),
                               SqlBound("v.labels & ? = 0", (way.hidden,)), _not(deny)))
         if way.grants:
-            doors.append(_all(self._permit(type_, way, patient, everyone),
+            admitting = [self._grantee(reference) for reference in sorted(way.permitted_as)]
+            doors.append(_all(self._permit(type_, way, patient, admitting),
                               _not(self._deny(type_, way, patient, everyone, everyone_matches=True))))
         if way.emergency_patient is not None:
             deny = self._deny(type_, way, patient, everyone, everyone_matches=True, with_purposes=True)

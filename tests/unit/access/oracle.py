@@ -75,7 +75,8 @@ def one_patient(patient: str, version: ResourceFacts, grant: Grant, theirs: Sequ
     if role.name == "delegate" and grant.patient == patient and not version.labels & (1 | 1 << 15 | 1 << 8) and not any(
             p.grantee is not None and p.grantee != patient for p in own_denies):
         return True
-    if role.grant and fresh and not private and not denies and any(p.permit and p.state == "final" for p in concerning):
+    if role.grant and fresh and not private and not denies and any(
+            p.permit and p.state == "final" and (grant.user is None or p.grantee != "Device/app") for p in concerning):
         return True
     return (role.name == "clinician" and grant.client_kind == "app" and grant.purpose in ("BTG", "ETREAT")
             and (grant.break_glass_reason or "").strip() != "" and grant.patient == patient and not private

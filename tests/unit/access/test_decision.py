@@ -105,6 +105,19 @@ def test_a_patient_may_shut_out_an_app_or_a_delegate_but_not_themself() -> None:
     assert ask(PATIENT, "r", OBSERVATION, replace(no, grantee="Patient/1")) == Permit("self")
 
 
+def test_what_one_patient_lets_an_app_do_is_no_other_users_to_have() -> None:
+    """Confused deputy: a Consent for an app reaches the app alone, not whoever else signs in to it."""
+    yes = replace(LEAVE, grantee="Device/app")
+    other = replace(PATIENT, user="Patient/2", patient="Patient/2", scopes=parse("user/*.cruds"),
+                    grantees=("Patient/2", "Device/app"))
+    denied(ask(other, "r", OBSERVATION, yes))
+    denied(ask(DOCTOR, "r", OBSERVATION, yes))
+    assert ask(HOSPITAL_B, "r", OBSERVATION, yes).__class__ is Deny
+    alone = replace(HOSPITAL_B, grantees=("Device/app",))
+    assert ask(alone, "r", OBSERVATION, yes) == Permit("grant", ("c/0",))
+    assert ask(DOCTOR, "r", OBSERVATION, yes, LEAVE) == Permit("grant", ("c/0",))
+
+
 def test_patients_write_their_own_notes_and_leave_the_hospitals_alone() -> None:
     assert ask(PATIENT, "c", OWN_NOTE) == Permit("self")
     assert ask(PATIENT, "u", OWN_NOTE) == Permit("self")
