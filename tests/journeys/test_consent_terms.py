@@ -9,7 +9,7 @@ import pytest
 
 from gateway.smart.accounts import add_user
 from gateway.store import provisions
-from tests.journeys.hospital import Client, Hospital, consent, observation, places
+from tests.journeys.hospital import Client, Hospital, consent, observation, places, reopened
 
 PRS = [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "PRS"}]
 
@@ -178,3 +178,34 @@ def test_what_cannot_be_enforced_is_not_stored(hospital: Hospital, patient: str,
     assert answer.status_code == 422
     assert place in places(answer)
     assert hospital.stored() == before
+
+
+def test_another_worker_sees_a_revocation_at_once_however_warm_its_caches(hospital: Hospital, patient: str) -> None:
+    """Invariant 6: what a worker keeps of provisions counts for one ``decision_seq`` alone."""
+    ids = [new(hospital, patient) for _ in range(2)]
+    token = hospital.token(user="Practitioner/terms-7")
+    here, there = Client(hospital, token), Client(reopened(hospital), token)
+    whole = put(hospital, patient, {"type": "permit", "actor": to("Practitioner/terms-7")})
+    for round_ in range(3):
+        assert seen(there, patient, ids) == seen(here, patient, ids) == set(ids)
+        deny = put(hospital, patient, {"type": "deny", "actor": to("Practitioner/terms-7"), "data": [
+            named("instance", f"Observation/{ids[round_ % 2]}")]})
+        assert seen(there, patient, ids) == seen(here, patient, ids) == {ids[(round_ + 1) % 2]}
+        assert hospital.patient(patient).request("POST", f"Consent/{deny}/$revoke").status_code == 200
+    assert seen(there, patient, ids) == set(ids)
+    assert hospital.patient(patient).request("POST", f"Consent/{whole}/$revoke").status_code == 200
+    assert not seen(there, patient, ids)
+    assert not seen(here, patient, ids)
+
+
+def test_of_grants_that_say_the_same_the_last_one_left_still_opens(hospital: Hospital, patient: str) -> None:
+    """Only the one that lasts longest is looked at while all of them stand."""
+    ids, doctor = [new(hospital, patient)], hospital.clinician("terms-8")
+    made = [hospital.grant(patient, "Practitioner/terms-8", **({} if end is None else {"valid_until_ms": end}))
+            for end in (2**42, None, 2**43, 5)]
+    for consent_ in (made[1], made[3], made[2]):
+        assert seen(doctor, patient, ids) == set(ids)
+        hospital.revoke(consent_)
+    assert seen(doctor, patient, ids) == set(ids)
+    hospital.revoke(made[0])
+    assert not seen(doctor, patient, ids)
