@@ -17,7 +17,7 @@ import apsw
 import orjson
 
 from gateway.audit import AuditEntry
-from gateway.errors import NotFound, Unprocessable
+from gateway.errors import KeyDestroyed, NotFound, Unprocessable
 from gateway.smart import one_time_codes, passwords, sessions
 from gateway.smart.issuer import Smart
 from gateway.smart.sealing import open_sealed, seal
@@ -201,11 +201,15 @@ def audit_login(smart: Smart, connection: apsw.Connection, interaction: str, act
                 now_ms: int, role: str, user: str | None = None, outcome: str = "0", reason: str | None = None) -> None:
     """One row about a login, to the patient's own audit where it is a patient's."""
     patient = user.removeprefix("Patient/") if user is not None and user.startswith("Patient/") else None
-    smart.audit(connection, AuditEntry(
+    entry = AuditEntry(
         time_ms=now_ms, action=action, interaction=interaction, outcome=outcome,
         what=(f"login {login_id}",) if login_id else (), client="portal", user=user, role=role or "unknown",
         purpose="HOPERAT" if user is None else {"patient": "PATRQT", "delegate": "FAMRQT"}.get(role, "HOPERAT"),
-        reason=reason), patient)
+        reason=reason)
+    try:
+        smart.audit(connection, entry, patient)
+    except KeyDestroyed:  # an erased patient has no audit of their own any more
+        smart.audit(connection, entry, None)
 
 
 def totp_place(login_id: str) -> str:

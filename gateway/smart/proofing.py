@@ -117,10 +117,10 @@ def verify_within(connection: apsw.Connection, smart: Smart, login_id: str, *, f
         raise Conflict("the account of this person is closed: open it first with `gateway user add`")
     elif account.role not in (login.wanted,):
         raise Conflict(f"this person's account has the role {account.role}: only the operator gives it a login")
-    connection.execute("UPDATE login SET state='verified', fhir_user=?, matching=NULL, decided_ms=?, decided_by=? "
-                       "WHERE id=?", (fhir_user, now_ms, decider.user or "cli", login_id))
     # 5. A session from before gains nothing: they sign in anew.
     sessions.end_all(connection, login_id, now_ms)
+    connection.execute("UPDATE login SET state='verified', fhir_user=?, matching=NULL, decided_ms=?, decided_by=? "
+                       "WHERE id=?", (fhir_user, now_ms, decider.user or "cli", login_id))
     _audit(smart, connection, "proofing-verify", "U", decider, (f"login {login_id}", fhir_user))
 
 

@@ -41,6 +41,10 @@ SELECT s.id, s.login, s.methods, s.auth_time_ms, s.seen_ms, s.expires_ms, l.stat
   a.role, a.name, a.closed_ms, a.mandate_until_ms, l.decided_ms
 FROM session s JOIN login l ON l.id=s.login LEFT JOIN account a ON a.fhir_user=l.fhir_user
 WHERE s.hash=? AND s.ended_ms IS NULL"""
+_THEIRS: Final = """login IN (WITH own AS (SELECT id, state, fhir_user FROM login WHERE id=?)
+  SELECT id FROM own UNION SELECT o.id FROM own JOIN login o ON o.fhir_user=own.fhir_user
+  WHERE own.state='verified' AND o.state='verified')"""
+"""Of a person, whichever of their logins they came in by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,7 @@ def session_of(smart: Smart, cookie_value: str | None) -> Session | None:
     used = tuple(methods.split())
     if state == "verified":
         # 1. A closed account has no sessions. 2. Nor has one signed in before the standing it would now have.
-        if role is None or closed_ms is not None or auth_time_ms < (decided_ms or 0):
+        if role is None or closed_ms is not None or expires_ms - LIFE_MS < (decided_ms or 0):
             return None
         if mandate_until_ms is not None and mandate_until_ms <= now_ms:
             return None
@@ -132,10 +136,11 @@ def is_enough(role: str, methods: Sequence[str]) -> bool:
 
 
 def start_session(connection: apsw.Connection, smart: Smart, *, login: str, methods: Sequence[str], device: str,
-                  previous: str | None, now_ms: int) -> str:
+                  previous: str | None, now_ms: int, auth_time_ms: int | None = None) -> str:
     """Open a session inside the transaction and return its cookie, told once.
 
-    ``previous``: the cookie the browser came with, which ends here: no id known before a sign-in outlives it.
+    ``previous``: the cookie the browser came with, which ends here: no id known before a sign-in outlives it;
+    ``auth_time_ms``: when the person proved who they are, if that was not now.
     """
     if previous:
         connection.execute("UPDATE session SET ended_ms=? WHERE hash=? AND ended_ms IS NULL",
@@ -143,8 +148,8 @@ def start_session(connection: apsw.Connection, smart: Smart, *, login: str, meth
     value = secrets.token_urlsafe(_BYTES)
     connection.execute(
         "INSERT INTO session (hash,id,login,methods,device,auth_time_ms,seen_ms,expires_ms) VALUES (?,?,?,?,?,?,?,?)",
-        (_hash(smart, value), secrets.token_hex(16), login, " ".join(dict.fromkeys(methods)), device, now_ms, now_ms,
-         now_ms + LIFE_MS))
+        (_hash(smart, value), secrets.token_hex(16), login, " ".join(dict.fromkeys(methods)), device,
+         now_ms if auth_time_ms is None else min(auth_time_ms, now_ms), now_ms, now_ms + LIFE_MS))
     return value
 
 
@@ -156,21 +161,22 @@ def id_of(connection: apsw.Connection, smart: Smart, cookie_value: str) -> str |
 
 
 def end_session(connection: apsw.Connection, session_id: str, now_ms: int, *, login: str | None = None) -> bool:
-    """End one session inside the transaction (with ``login``, only if it is theirs); whether there was one."""
+    """End one session inside the transaction (with ``login``, only if it is that person's); whether there was one."""
     if login is None:
         connection.execute("UPDATE session SET ended_ms=? WHERE id=? AND ended_ms IS NULL", (now_ms, session_id))
     else:
-        connection.execute("UPDATE session SET ended_ms=? WHERE id=? AND login=? AND ended_ms IS NULL",
+        connection.execute(f"UPDATE session SET ended_ms=? WHERE id=? AND ended_ms IS NULL AND {_THEIRS}",  # noqa: S608
                            (now_ms, session_id, login))
     return bool(connection.changes())
 
 
 def end_all(connection: apsw.Connection, login: str, now_ms: int, *, but: str | None = None) -> tuple[str, ...]:
-    """End every session of a login inside the transaction, ``but`` one; the ids of those that ended."""
+    """End every session of a login's person inside the transaction, ``but`` one; the ids of those that ended."""
     ended = tuple(str(row[0]) for row in connection.execute(
-        "SELECT id FROM session WHERE login=? AND ended_ms IS NULL AND id IS NOT ?", (login, but)).fetchall())
-    connection.execute("UPDATE session SET ended_ms=? WHERE login=? AND ended_ms IS NULL AND id IS NOT ?",
-                       (now_ms, login, but))
+        f"SELECT id FROM session WHERE ended_ms IS NULL AND id IS NOT ? AND {_THEIRS}",  # noqa: S608
+        (but, login)).fetchall())
+    for id_ in ended:
+        connection.execute("UPDATE session SET ended_ms=? WHERE id=?", (now_ms, id_))
     return ended
 
 
@@ -181,11 +187,11 @@ def end_sessions(connection: apsw.Connection, fhir_user: str, now_ms: int) -> No
 
 
 def sessions_of(connection: apsw.Connection, login: str, now_ms: int) -> list[SessionShown]:
-    """The open sessions of a login, the last seen first."""
+    """The open sessions of a login's person, the last seen first."""
+    query = (f"SELECT id, device, methods, auth_time_ms, seen_ms FROM session WHERE {_THEIRS} "  # noqa: S608
+             "AND ended_ms IS NULL AND expires_ms>? AND seen_ms>? ORDER BY seen_ms DESC")
     return [SessionShown(id=row[0], device=row[1], methods=tuple(row[2].split()), auth_time_ms=row[3], seen_ms=row[4])
-            for row in connection.execute(
-                "SELECT id, device, methods, auth_time_ms, seen_ms FROM session WHERE login=? AND ended_ms IS NULL "
-                "AND expires_ms>? AND seen_ms>? ORDER BY seen_ms DESC", (login, now_ms, now_ms - IDLE_MS))]
+            for row in connection.execute(query, (login, now_ms, now_ms - IDLE_MS))]
 
 
 def sweep(connection: apsw.Connection, now_ms: int) -> int:

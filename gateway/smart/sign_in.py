@@ -124,9 +124,12 @@ def by_wallet(smart: Smart, text: str, signature: str, *, chain_id: int, browser
     return _by(smart, browser, ("wallet",), login)
 
 
-def by_upstream(smart: Smart, login_id: str, browser: Browser) -> SignedIn | None:
-    """Sign in as whom the hospital's identity provider named; None when refused."""
-    return _by(smart, browser, ("oidc",), lambda connection, _: logins.find_login(connection, login_id))
+def by_upstream(smart: Smart, login_id: str, browser: Browser, auth_time_ms: int | None) -> SignedIn | None:
+    """Sign in as whom the hospital's identity provider named; None when refused.
+
+    ``auth_time_ms``: when the person showed the provider who they are, where it says so.
+    """
+    return _by(smart, browser, ("oidc",), lambda connection, _: logins.find_login(connection, login_id), auth_time_ms)
 
 
 def change_password(smart: Smart, session: Session, old: str, new: str) -> bool:
@@ -174,7 +177,7 @@ def sign_out(smart: Smart, session: Session, *, ids: Sequence[str] | None = None
 
 
 def _by(smart: Smart, browser: Browser, methods: Sequence[str],
-        find: Callable[[apsw.Connection, int], Login | None]) -> SignedIn | None:
+        find: Callable[[apsw.Connection, int], Login | None], auth_time_ms: int | None = None) -> SignedIn | None:
     now_ms = smart.now_ms()
 
     def work(connection: apsw.Connection) -> SignedIn | None:
@@ -186,13 +189,13 @@ def _by(smart: Smart, browser: Browser, methods: Sequence[str],
         if login is None:
             _refuse(smart, connection, None, f"{methods[0]}: unknown-login", now_ms)
             return None
-        cookie = _start(smart, connection, login, methods, browser, now_ms)
+        cookie = _start(smart, connection, login, methods, browser, now_ms, auth_time_ms)
         return None if cookie is None else SignedIn(cookie=cookie)
     return smart.database.transact(work)
 
 
 def _start(smart: Smart, connection: apsw.Connection, login: Login, methods: Sequence[str], browser: Browser,
-           now_ms: int) -> str | None:
+           now_ms: int, auth_time_ms: int | None = None) -> str | None:
     """A session, unless the account is closed or its role needs another factor than those shown."""
     role = login.wanted
     if login.state == "closed":
@@ -212,7 +215,7 @@ def _start(smart: Smart, connection: apsw.Connection, login: Login, methods: Seq
         before = sessions.id_of(connection, smart, browser.cookie)
         revoke_session(connection, (before,) if before else (), now_ms)
     cookie = sessions.start_session(connection, smart, login=login.id, methods=methods, device=browser.device,
-                                    previous=browser.cookie, now_ms=now_ms)
+                                    previous=browser.cookie, now_ms=now_ms, auth_time_ms=auth_time_ms)
     audit_login(smart, connection, "sign-in", "E", login.id, user=login.fhir_user, role=role, now_ms=now_ms,
                 reason=f"by {' '.join(methods)}")
     return cookie

@@ -41,10 +41,11 @@ _MAX_BYTES: Final = 262_144
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who the identity provider says it is, and where they were going."""
+    """Who the identity provider says it is, when they showed it (where it says so), and where they were going."""
 
     issuer: str
     subject: str
+    auth_time_ms: int | None
     next_path: str | None
 
 
@@ -83,14 +84,17 @@ class Upstream:
         return cls(issuer=settings.oidc_issuer, client_id=settings.oidc_client_id, client_secret=secret,
                    redirect_uri=origin + CALLBACK)
 
-    def begin(self, smart: Smart, *, bound: str, next_path: str | None) -> str:
-        """The URL to send the browser to. Raises Unavailable when the provider does not answer."""
+    def begin(self, smart: Smart, *, bound: str, next_path: str | None, anew: bool) -> str:
+        """The URL to send the browser to; ``anew``: the person shows again who they are.
+
+        Raises Unavailable when the provider does not answer.
+        """
         metadata = self._metadata(smart.now_ms())
         nonce, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
         with self._client() as client:
             url, state = client.create_authorization_url(
                 str(metadata.table["authorization_endpoint"]), state=secrets.token_urlsafe(24), nonce=nonce,
-                code_verifier=verifier)
+                code_verifier=verifier, **({"prompt": "login", "max_age": "0"} if anew else {}))
         smart.database.transact(lambda connection: ceremonies.begin(
             connection, smart, "upstream", state, bound=bound, now_ms=smart.now_ms(),
             body={"nonce": nonce, "verifier": verifier, "next": next_path}))
@@ -111,7 +115,9 @@ class Upstream:
             raise Unprocessable("the identity provider did not sign you in")
         token = self._token(metadata, query["code"], str(body["verifier"]))
         claims = self._claims(token.get("id_token"), str(body["nonce"]), now_ms)
-        return Identity(issuer=self.issuer, subject=str(claims["sub"]), next_path=body["next"])
+        shown_s = claims.get("auth_time")
+        return Identity(issuer=self.issuer, subject=str(claims["sub"]), next_path=body["next"],
+                        auth_time_ms=int(shown_s * 1_000) if isinstance(shown_s, (int, float)) else None)
 
     def _token(self, metadata: _Metadata, code: str, verifier: str) -> Mapping[str, Any]:
         try:

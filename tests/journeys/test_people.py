@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import apsw
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
@@ -82,10 +81,8 @@ def patient(hospital: Hospital, name: str) -> tuple[Browser, str]:
 
 def grow_old(hospital: Hospital) -> None:
     """Every open session was signed in too long ago to change how to sign in."""
-    def work(tx: apsw.Connection) -> None:
-        tx.execute("UPDATE session SET auth_time_ms=auth_time_ms-? WHERE ended_ms IS NULL", (sessions.RECENT_MS + 1,))
-        tx.execute("UPDATE login SET decided_ms=decided_ms-?", (sessions.RECENT_MS + 1,))
-    hospital.database.transact(work)
+    hospital.database.transact(lambda tx: tx.execute(
+        "UPDATE session SET auth_time_ms=auth_time_ms-? WHERE ended_ms IS NULL", (sessions.RECENT_MS + 1,)))
 
 
 def session_of(hospital: Hospital, browser: Browser) -> sessions.Session | None:
@@ -317,6 +314,27 @@ def test_sessions_are_listed_and_ended_one_by_one_or_all(hospital: Hospital) -> 
     assert here.post("/portal/account/sessions/end-all", {}).status_code == 303
     assert session_of(hospital, there) is None
     assert here.get("/portal/account").status_code == 303
+
+
+def test_all_logins_of_a_person_are_signed_out_together(hospital: Hospital) -> None:
+    first, id_ = patient(hospital, "lia")
+    second, login = waiting_login(hospital, "lia-2")
+    proofing.verify(hospital.smart, login, fhir_user=f"Patient/{id_}",
+                    decider=proofing.Decider(user=None, role=proofing.OPERATOR))
+    assert second.sign_in("lia-2").status_code == 303
+    assert session_of(hospital, first) is not None
+    first.get("/portal/account")
+    assert first.post("/portal/account/sessions/end-all", {}).status_code == 303
+    assert session_of(hospital, second) is None
+
+
+def test_a_patient_reads_in_the_audit_who_signed_in(hospital: Hospital) -> None:
+    """DICOM PS3.15 A.5: user authentication, 110114."""
+    _, id_ = patient(hospital, "lou")
+    Browser(hospital).sign_in("lou", password="not the password")
+    found = hospital.patient(id_).get("AuditEvent").json()
+    signed_in = [entry["resource"] for entry in found["entry"] if entry["resource"]["type"]["code"] == "110114"]
+    assert {one["outcome"] for one in signed_in} == {"0", "4"}
 
 
 def test_another_persons_session_cannot_be_ended(hospital: Hospital) -> None:
@@ -562,11 +580,15 @@ def test_the_hospitals_identity_provider_signs_in_whom_it_was_linked_to(tmp_path
         [one] = proofing.waiting(hospital.smart, operator)
         assert one.upstream == (provider.issuer, "staff-1")
         proofing.verify(hospital.smart, one.id, fhir_user="Practitioner/ada", decider=operator)
-        back = browser.get(provider.authorize(browser.get("/portal/upstream?next=/portal/account").headers["location"]))
+        provider.claims = {"auth_time": 1_700_000_000}
+        away = browser.get("/portal/upstream?next=/portal/account").headers["location"]
+        assert "prompt" not in away  # nobody is signed in any more
+        back = browser.get(provider.authorize(away))
         assert back.headers["location"] == "/portal/account"
         session = session_of(hospital, browser)
         assert session is not None
-        assert session.user == "Practitioner/ada"
+        assert (session.user, session.auth_time_ms) == ("Practitioner/ada", 1_700_000_000_000)
+        assert "prompt=login" in browser.get("/portal/upstream?next=/portal/account").headers["location"]
         assert provider.secrets_seen[-1].startswith("Basic ")
         refuse_spoiled_answers(hospital, provider)
     finally:

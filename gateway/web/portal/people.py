@@ -219,7 +219,9 @@ def _upstream(routes: APIRouter, smart: Smart, threads: Threads, upstream: Upstr
     async def away(request: Request) -> Response:
         _check_confined(smart)
         visit, next_path = visit_of(request), own_path(request.query_params.get("next"))
-        url = await threads.act(lambda: upstream.begin(smart, bound=visit, next_path=next_path))
+        # Who comes here with a session is to confirm that it is them.
+        anew = signed_in(request) is not None
+        url = await threads.act(lambda: upstream.begin(smart, bound=visit, next_path=next_path, anew=anew))
         answer = Response(status_code=303, headers={"Location": url, "Cache-Control": "no-store",
                                                     "Referrer-Policy": "no-referrer"})
         keep_visit(request, answer, visit)
@@ -232,7 +234,8 @@ def _upstream(routes: APIRouter, smart: Smart, threads: Threads, upstream: Upstr
         login_id = login_of(smart.database.reader, who)
         if login_id is not None:
             known = login_id
-            done = await threads.act(lambda: sign_in.by_upstream(smart, known, browser(request, visit)))
+            done = await threads.act(lambda: sign_in.by_upstream(
+                smart, known, browser(request, visit), who.auth_time_ms))
             if done is None:
                 raise Forbidden(REFUSED)
             return _signed_in(request, done, see(own_path(who.next_path) or HOME))
@@ -245,7 +248,7 @@ def _hold(smart: Smart, who: Identity, visit: str) -> str:
     handle = secrets.token_urlsafe(24)
     smart.database.transact(lambda connection: ceremonies.begin(
         connection, smart, "upstream-new", handle, bound=visit, now_ms=smart.now_ms(),
-        body={"issuer": who.issuer, "subject": who.subject}))
+        body={"issuer": who.issuer, "subject": who.subject, "auth_time_ms": who.auth_time_ms}))
     return handle
 
 
@@ -268,7 +271,7 @@ def _up_by_upstream(smart: Smart, asked: SignUp, handle: str, made_by: Browser) 
             raise Unprocessable("try once more")
         link(connection, issuer=body["issuer"], subject=body["subject"], login=login_id, now_ms=now_ms)
         return login_id
-    return sign_in.by_upstream(smart, smart.database.transact(work), made_by)
+    return sign_in.by_upstream(smart, smart.database.transact(work), made_by, body["auth_time_ms"])
 
 
 def _count_sign_up(smart: Smart, made_by: Browser) -> None:
