@@ -20,6 +20,7 @@ from tests.bench.gas import gas_table
 from tests.bench.growth import growth
 from tests.bench.steps import step_costs
 from tests.running import REPOSITORY, Gateway
+from tests.bench.revocation import revocation_table
 
 SECONDS = 5
 CLIENTS = (1, 8, 32)
@@ -85,36 +86,14 @@ def row(name: str, clients: int, found: dict[str, Any], factor: int = 1) -> None
           f"{found['max_ms']:>10.1f}  {ratio}{wrong}", flush=True)
 
 
-def revoke_to_deny(gateway: Gateway, patient: str) -> list[float]:
-    """Milliseconds from sending a revocation to the first refused read, for several grants."""
-    own = gateway.client("--user", f"Patient/{patient}")
-    doctor = gateway.client("--user", "Practitioner/bench")
-    times = []
-    for _ in range(10):
-        consent = own.post("/Consent", json={
-            "resourceType": "Consent", "status": "proposed",
-            "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                                  "code": "patient-privacy"}]},
-            "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
-            "patient": {"reference": f"Patient/{patient}"}, "policyRule": {"coding": [{
-                "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
-            "provision": {"type": "permit", "actor": [{
-                "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
-                                     "code": "PRCP"}]}, "reference": {"reference": "Practitioner/bench"}}]}})
-        consent.raise_for_status()
-        id_ = consent.json()["id"]
-        own.post(f"/Consent/{id_}/$sign", json={"resourceType": "Parameters"}).raise_for_status()
-        end = time.monotonic() + 30
-        while doctor.get(f"/Patient/{patient}").status_code != 200:
-            if time.monotonic() > end:
-                raise RuntimeError("the grant did not become final within 30 s")
-            time.sleep(0.02)
-        started = time.perf_counter()
-        own.post(f"/Consent/{id_}/$revoke", json={"resourceType": "Parameters"}).raise_for_status()
-        while doctor.get(f"/Patient/{patient}").status_code != 404:
-            pass
-        times.append((time.perf_counter() - started) * 1000)
-    return sorted(times)
+def held(bench: Bench, patients: list[str]) -> dict[str, list[str]]:
+    """The ids of some Observations of each patient."""
+    found = {}
+    with httpx.Client(base_url=bench.gateway.base, headers={"Authorization": f"Bearer {bench.token}"}) as http:
+        for patient in patients:
+            answer = http.get("/Observation", params={"subject": f"Patient/{patient}", "_count": "20"}).json()
+            found[patient] = [entry["resource"]["id"] for entry in answer["entry"]]
+    return found
 
 
 def main() -> None:
@@ -170,8 +149,7 @@ def measure(gateway: Gateway) -> None:
     for size, gas in gas_table().items():
         print(f"  {size:>5} records{gas:>10}{gas / size:>12.1f}")
     growth(bench, patients, bundle)
-    times = revoke_to_deny(gateway, patients[0])
-    print(f"\nrevoke to deny, ms: p50 {times[len(times) // 2]:.1f}, worst of {len(times)} {times[-1]:.1f}")
+    print("\n" + revocation_table(gateway, patients[-1]))
 
 
 if __name__ == "__main__":

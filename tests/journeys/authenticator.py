@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.store.sql import Database
 from tests.journeys.hospital import Hospital
 
 
@@ -56,7 +57,7 @@ class Passkey:
                 "clientDataJSON": text(client_data), "signature": text(signature)}
 
 
-def registered(hospital: Hospital, user: str, passkey: Passkey, *, state: str = "verified") -> Passkey:
+def registered(to: Hospital | Database, user: str, passkey: Passkey, *, state: str = "verified") -> Passkey:
     """As after a registration at sign-in: the passkey belongs to a login of ``user``."""
     login = secrets.token_hex(8)
 
@@ -66,5 +67,5 @@ def registered(hospital: Hospital, user: str, passkey: Passkey, *, state: str = 
         tx.execute("INSERT INTO passkey (id,login,public_key,counter,name,created_ms) VALUES (?,?,?,0,'key',0)",
                    (passkey.id, login, passkey.cose))
 
-    hospital.database.transact(work)
+    (to if isinstance(to, Database) else to.database).transact(work)
     return passkey

@@ -14,6 +14,7 @@ from gateway.ledger.chain import GrantCall, RevokeCall
 from gateway.ledger.relay import refuse
 from gateway.records import finality, revoking, signing
 from gateway.smart.accounts import add_user
+from gateway.smart.clients import add_client
 from gateway.store import journal, outbox, provisions
 from tests.journeys.hospital import Client, Hospital, consent
 
@@ -325,3 +326,33 @@ def test_a_grant_the_chain_refuses_is_told_in_the_consent_and_can_be_signed_anew
     told = own.get(f"Consent/{id_}").json()
     assert told["status"] == "active"
     assert "extension" not in told
+
+
+def test_what_a_wallet_shows_says_who_may_what_for_which_purpose_and_how_long(hospital: Hospital, patient: str,
+                                                                            own: Client) -> None:
+    """EIP-712: every word of the terms is a field a wallet shows; names come from accounts and registrations alone."""
+    add_user(hospital.smart, fhir_user="Practitioner/dr-words", role="clinician", name="Dr Ada Words")
+    app = add_client(hospital.smart, name="Pulse diary", kind="app", scope="patient/*.rs", jwks=None,
+                     purposes=["TREAT"], auth="none", redirect_uris=("https://app.example/after",))
+    hospital.feed.put("Practitioner/dr-words", {"resourceType": "Practitioner", "id": "dr-words",
+                                                "name": [{"text": "Somebody else"}]})
+    provision = {
+        **consent(patient, "Practitioner/dr-words")["provision"],
+        "period": {"start": "2027-01-01", "end": "2027-12-31"},
+        "class": [{"system": "http://hl7.org/fhir/resource-types", "code": code}
+                  for code in ("Observation", "Condition")],
+        "purpose": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "TREAT"}]}
+    provision["actor"].append({**provision["actor"][0], "reference": {"reference": f"Device/{app}",
+                                                                      "display": "A name the client chose"}})
+    id_ = proposed(own, patient, provision=provision)
+    terms = own.get(f"Consent/{id_}/$typed-data?wallet={KEY.address}").json()["message"]["terms"]
+    for words in ('"Dr Ada Words" (Practitioner/dr-words)', f'"Pulse diary" (Device/{app})',
+                  "Condition and Observation records", "treatment (TREAT)", "from 2027-01-01", "until 2028-01-01",
+                  "You can revoke this at any time."):
+        assert words in terms["statement"], words
+    assert terms["hospital"] == hospital.settings.hospital_name
+    assert terms["grantee"] == f'"Pulse diary" (Device/{app}) and "Dr Ada Words" (Practitioner/dr-words)'
+    assert "treatment (TREAT)" in terms["purposes"]
+    assert terms["period"].startswith("from 2027-01-01")
+    assert "Somebody else" not in str(terms)
+    assert "chose" not in str(terms)

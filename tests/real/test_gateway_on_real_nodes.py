@@ -15,7 +15,11 @@ import httpx
 import pytest
 from eth_account import Account
 
-from gateway.ledger.chain import Granted, Revoked, address
+from gateway.app import open_database, open_ring
+from gateway.config import load_settings
+from gateway.ledger.chain import Granted, Revoked, RevokedAll, address
+from gateway.ledger.keccak import keccak
+from tests.journeys.authenticator import Passkey, registered
 from tests.real import chain_nodes
 from tests.real.chain_nodes import Node
 from tests.real.site import Site, operator_key, parameters, wallet_signature, within
@@ -160,6 +164,58 @@ def test_a_wallet_grants_and_revokes_what_it_was_shown(site: Site) -> None:
                 if isinstance(event, Granted | Revoked) and event.grant_id in granted]
 
     within(30, "grant and revocation are on chain", lambda: of_wallet() == [Granted, Revoked])
+
+
+def test_a_passkey_grants_and_revokes_and_everything_ends_by_one_epoch(site: Site) -> None:
+    """WebAuthn over P-256 as the contract verifies it, the authenticator being made of ``cryptography`` alone."""
+    patient = site.patient()
+    site.gateway.run("user", "add", "--user", f"Patient/{patient}", "--role", "patient", "--name", "Key Holder")
+    passkey = Passkey(origin=f"http://127.0.0.1:{site.gateway.port}")
+    settings = load_settings({"GATEWAY_DATA_DIR": str(site.gateway.data)})
+    ring = open_ring(settings)
+    database = open_database(settings, ring)
+    registered(database, f"Patient/{patient}", passkey)
+    database.close()
+    ring.close()
+    own = site.own(patient)
+    account = address(keccak(b"".join(passkey.point))[12:])
+
+    def answer(url: str) -> dict[str, str]:
+        shown = own.get(url)
+        assert shown.status_code == 200, shown.text
+        return passkey.answer(shown.json()["publicKey"])
+
+    consent = site.propose(own, patient)
+    given = answer(f"/Consent/{consent}/$typed-data?kind=passkey")
+    forged = {**given, **Passkey(origin=passkey.origin, id=passkey.id).answer(
+        own.get(f"/Consent/{consent}/$typed-data?kind=passkey").json()["publicKey"])}
+    assert own.post(f"/Consent/{consent}/$sign", json=parameters(**forged)).status_code == 422
+    signed = own.post(f"/Consent/{consent}/$sign", json=parameters(**given))
+    assert signed.status_code == 200, signed.text
+    site.active(own, consent)
+    assert site.doctor_sees(patient)
+    [granted] = [event for event in site.events() if isinstance(event, Granted) and event.patient == account]
+    assert granted.kind == 2
+
+    ended = own.post(f"/Consent/{consent}/$revoke", json=parameters(**answer(f"/Consent/{consent}/$typed-data")))
+    assert ended.status_code == 200, ended.text
+    assert not site.doctor_sees(patient)
+    within(30, "the revocation is on chain", lambda: any(
+        isinstance(event, Revoked) and event.grant_id == granted.grant_id for event in site.events()))
+
+    again = site.propose(own, patient)
+    assert own.post(f"/Consent/{again}/$sign", json=parameters(
+        **answer(f"/Consent/{again}/$typed-data?kind=passkey"))).status_code == 200
+    site.active(own, again)
+    all_ended = own.post(f"/Patient/{patient}/$revoke-all", json=parameters(
+        **answer(f"/Patient/{patient}/$revoke-all?kind=passkey")))
+    assert all_ended.status_code == 200, all_ended.text
+    assert not site.doctor_sees(patient)
+    within(30, "the epoch is over", lambda: any(
+        isinstance(event, RevokedAll) and event.patient == account for event in site.events()))
+    chain = site.chain()
+    assert (chain.granted_count(account), chain.epoch(account)) == (0, 1)
+    chain.close()
 
 
 def test_a_grant_waits_for_its_confirmations(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, note, settings
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.crypto.keys import KeyRing
 from gateway.errors import BlockCorrupt, ChainUnavailable, TransactionRefused
-from gateway.ledger.chain import Granted, Revoked
-from gateway.store import outbox
+from gateway.ledger.chain import GrantCall, Granted, Revoked, RevokedAll
+from gateway.store import followed, outbox
 from gateway.store.sql import Database
 from tests.simulators.chain import OPERATOR
 from tests.unit.ledger.ledger_world import PATIENT, Crash, World, grant, name, revoke, revoke_all, ring_at
@@ -260,3 +261,67 @@ def test_every_signed_act_lands_exactly_once_through_any_weather(
 
 def outbox_rows(world: World) -> list[outbox.Intent]:
     return [intent(world, str(id_)) for (id_,) in world.database.reader.execute("SELECT id FROM intent")]
+
+
+def test_a_revoke_all_goes_after_the_grants_sent_before_it(world: World) -> None:
+    """The epoch it ends is the one they land in (``contracts/README.md``)."""
+    world.chain.stall()
+    first = enqueue(world, "grant", grant(1))
+    world.step()
+    assert sent(world) == 1
+    last = enqueue(world, "revoke-all", revoke_all())
+    for _ in range(3):
+        world.step()
+    assert (intent(world, last).state, sent(world)) == ("signed", 1)
+    world.chain.resume()
+    world.chain.mine()
+    world.settle()
+    assert (intent(world, first).state, intent(world, last).state) == ("final", "final")
+    assert [type(event) for event in world.chain.logs(0, 99)] == [Granted, RevokedAll]
+    assert world.chain.granted_count(PATIENT) == 0
+
+
+def test_a_grant_withdrawn_while_the_relay_looks_is_not_sent(world: World) -> None:
+    id_ = enqueue(world, "grant", grant())
+    estimate = world.chain.estimate
+
+    def meanwhile(call: Any) -> int:
+        Database.transact(world.database, lambda tx: outbox.withdraw_grant(tx, "c1"))
+        return estimate(call)
+
+    world.chain.estimate = meanwhile  # type: ignore[method-assign]  # of this test's own simulator
+    world.step()
+    assert (intent(world, id_).state, intent(world, id_).error, sent(world)) == ("failed", outbox.WITHDRAWN, 0)
+    assert isinstance(intent(world, id_).call, GrantCall)
+    assert intent(world, id_).call.signature == b""
+    assert world.chain.logs(0, 99) == ()
+
+
+def test_a_grant_that_was_sent_or_seen_is_not_withdrawn(world: World) -> None:
+    world.chain.stall()
+    enqueue(world, "grant", grant(1))
+    world.step()
+    assert not Database.transact(world.database, lambda tx: outbox.withdraw_grant(tx, "c1"))
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_grant_on_chain_before_it_was_signed_here_counts_unless_it_ended(world: World, ended: bool) -> None:
+    other = world.chain.as_operator(PATIENT)
+    other.send(grant(), nonce=0, fees=other.fees())
+    if ended:
+        other.send(revoke(grant()), nonce=1, fees=other.fees())
+    world.settle()
+    sign(world, 1, queued=True)
+    assert world.states("provision") == ["pending"]
+    world.settle()
+    assert world.states("provision") == ["revoked" if ended else "final"]
+    assert world.states("intent") == ["final"]
+
+
+def test_the_epoch_the_contract_names_is_remembered(world: World) -> None:
+    enqueue(world, "revoke-all", revoke_all())
+    world.settle()
+    late = enqueue(world, "revoke-all", revoke_all(epoch=5))
+    world.settle()
+    assert (intent(world, late).state, intent(world, late).error) == ("failed", "EpochMismatch")
+    assert followed.epoch_of(world.database.reader, PATIENT) == 1
