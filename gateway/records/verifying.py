@@ -24,6 +24,7 @@ from gateway.crypto import attestation
 from gateway.errors import Conflict, Forbidden, IntegrityBroken, Moved, NotFound, Unprocessable
 from gateway.fhir.resource import Resource, canonical, format_instant, parse
 from gateway.records import write
+from gateway.records.directory import ACCESS_REQUEST
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node, TypeRules
 from gateway.records.notices import heads
@@ -180,6 +181,9 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
     """What the head may do with a Task of ours, and what a decision does. Raises Unprocessable, Conflict."""
     if old is None or not marks_of(old) & NOTICE:
         return None
+    if old["code"]["coding"][0]["code"] == ACCESS_REQUEST:
+        raise Unprocessable("a request for access is its patient's to answer: $propose-consent or $decline",
+                            code="business-rule", expression="Task.status")
     if old.get("status") not in _OPEN:
         raise Unprocessable("the task is over", code="business-rule", expression="Task.status")
     if _rest(old) != _rest(new):
@@ -193,7 +197,7 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
                             expression="Task.status")
     if old["code"]["coding"][0]["code"] == ACCOUNT:
         raise Unprocessable("an account is decided on where its factors are seen: in the portal, or by "
-                            "`gateway proofing`", code="not-supported", expression="Task.status")
+                            "`gateway user verify`", code="not-supported", expression="Task.status")
     if caller.grant.role != "privacy-officer" or caller.grant.user is None:
         raise Forbidden("the head verifies records")
     reason = _reason(new)
