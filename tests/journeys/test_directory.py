@@ -91,6 +91,8 @@ def test_a_request_may_be_declined_by_the_patient_alone(hospital: Hospital, pati
     add_user(hospital.smart, fhir_user="Practitioner/head-e", role="privacy-officer", name="Head")
     head = hospital.clinician("head-e", purpose="HOPERAT")
     assert head.request("POST", f"Task/{task['id']}/$decline").status_code in (403, 404)
+    for status in ("completed", "rejected", "accepted"):
+        assert head.put(f"Task/{task['id']}", {**task, "status": status}).status_code in (403, 422)
     declined = own.request("POST", f"Task/{task['id']}/$decline")
     assert (declined.status_code, declined.json()["status"]) == (200, "rejected")
     assert own.request("POST", f"Task/{task['id']}/$decline").status_code == 409
