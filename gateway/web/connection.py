@@ -97,20 +97,18 @@ class Bounded(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431)
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        if len(self.url) > MAX_URL_BYTES:
-            self._refuse(414)
-
     def on_headers_complete(self) -> None:
         self._head, self._head_bytes, self._head_since = False, 0, None
         if self._refused:
+            return
+        if len(self.url) > MAX_URL_BYTES:
+            self._refuse(414)
             return
         if len(self.headers) > MAX_HEADERS:
             self._refuse(431)
             return
         # RFC 9112 section 3.2: one Host, or proxies and we could mean different sites.
-        hosts = sum([name == b"host" for name, _ in self.headers])
+        hosts = [name for name, _ in self.headers].count(b"host")
         if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
             self._refuse(400)
             return

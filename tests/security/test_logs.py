@@ -21,7 +21,7 @@ from tests.running import REPOSITORY, Gateway
 
 SUITE = ["tests/conformance/test_smart.py", "tests/journeys/test_people.py", "tests/journeys/test_launch_flow.py",
          "tests/journeys/test_registration.py", "tests/journeys/test_access.py", "tests/journeys/test_search.py",
-         "tests/journeys/test_bad_input.py", "tests/journeys/test_consents.py"]
+         "tests/journeys/test_consents.py", "tests/journeys/test_conditional.py"]
 NAME, NUMBER, STREET = "Quillfeather", "MRN-77310042-Z", "Tanglewood Crescent 9"
 
 
