@@ -181,6 +181,93 @@ def test_the_apps_page_ends_tokens_at_once(app: App, browser: Browser, patient: 
     assert (again["status"], again["error"]) == (400, "invalid_grant")
 
 
+OFFLINE = "launch/patient patient/Observation.rs patient/Condition.rs offline_access"
+
+
+def consents(app: App, patient: str) -> list[dict[str, Any]]:
+    """The patient's Consents that name the app."""
+    bundle = app.hospital.patient(patient).get(f"Consent?patient={patient}&actor=Device/{app.id}").json()
+    return [entry["resource"] for entry in bundle.get("entry", ())]
+
+
+def lasting(app: App, **fields: str) -> Granted:
+    return app.authorized(OFFLINE, lambda form: form.choose("how-long", "offline").fill(**fields))
+
+
+def test_lasting_access_rests_on_a_consent_the_patient_sees(app: App, patient: str) -> None:
+    granted = lasting(app, until="2099-12-31")
+    (consent,) = consents(app, patient)
+    provision = consent["provision"]
+    assert provision["actor"][0]["reference"]["reference"] == f"Device/{app.id}"
+    assert {one["code"] for one in provision["class"]} == {"Observation", "Condition"}
+    assert provision["period"]["end"].startswith("2099-12-31")
+    assert app.token(grant_type="refresh_token", refresh_token=granted.told["refresh_token"])["status"] == 200
+
+
+def test_the_end_of_the_consent_ends_the_access(app: App, patient: str) -> None:
+    granted = lasting(app)
+    (consent,) = consents(app, patient)
+    ended = app.hospital.patient(patient).post(f"Consent/{consent['id']}/$revoke", {"resourceType": "Parameters"})
+    assert ended.status_code == 200, ended.text
+    assert granted.client.get(f"Observation?patient={patient}").status_code == 401
+    assert app.token(grant_type="refresh_token", refresh_token=granted.told["refresh_token"])["status"] == 400
+
+
+@pytest.mark.parametrize("wallet", [None, "0x" + "ab" * 20])
+def test_the_end_of_the_access_ends_the_consent(app: App, browser: Browser, patient: str, wallet: str | None) -> None:
+    browser.sign_in(f"Patient/{patient}", wallet=wallet)
+    lasting(app)
+    form = browser.get("/portal/apps").form("Revoke all access of apps")
+    assert "No app has access any more." in browser.submit(form).text
+    assert [consent["status"] for consent in consents(app, patient)] == ["inactive"]
+
+
+def test_what_one_patient_lets_an_app_do_is_no_others(app: App, browser: Browser, patient: str) -> None:
+    """Confused deputy: a Consent that names the app opens nothing to whoever else signs in to it."""
+    lasting(app)
+    app.hospital.database.transact(lambda tx: tx.execute("UPDATE provision SET state='final' WHERE state='pending'"))
+    browser.sign_in(f"Patient/{app.hospital.new_patient()}")
+    other = app.authorized("user/Observation.rs")
+    assert other.client.total(f"Observation?patient={patient}&_total=accurate") == 0
+    browser.sign_in("Practitioner/narrowed-other")
+    doctor = app.authorized("user/Observation.rs")
+    assert doctor.client.total(f"Observation?patient={patient}&_total=accurate") == 0
+
+
+def test_sent_twice_one_consent_stands(app: App, browser: Browser, patient: str) -> None:
+    form = browser.get(app.asked(OFFLINE)).form("allow").choose("how-long", "offline")
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": browser.origin}
+    answers = app.hospital.together(*(browser.http.post(
+        form.action, content=urlencode(form.sent("allow")), headers=headers) for _ in range(3)))
+    assert sorted(answer.status_code for answer in answers) == [303, 404, 404]
+    standing = [consent for consent in consents(app, patient) if consent["status"] != "inactive"]
+    assert len(standing) == 1
+
+
+def test_lasting_access_to_nothing_but_who_one_is_needs_no_consent(app: App, patient: str) -> None:
+    granted = app.authorized("openid offline_access patient/Observation.rs", lambda form: form.choose(
+        "how-long", "offline").untick("See your test results, vital signs and other observations"))
+    assert granted.told["refresh_token"]
+    assert consents(app, patient) == []
+
+
+def test_everything_but_one_kind_can_be_lasting(app: App, patient: str) -> None:
+    granted = app.authorized("patient/*.cruds offline_access", lambda form: form.choose("how-long", "offline").untick(
+        "See your health problems and diagnoses").fill(since="2020-01-01"))
+    assert {when for _, when in found(granted, f"Observation?patient={patient}")} == {"2024-05-01"}
+    (consent,) = consents(app, patient)
+    assert "Observation" in {one["code"] for one in consent["provision"]["class"]}
+
+
+@pytest.mark.parametrize("until", ["2001-01-01", "tomorrow"])
+def test_an_end_that_is_none_is_refused(app: App, browser: Browser, patient: str, until: str) -> None:
+    form = browser.get(app.asked(OFFLINE)).form("allow").choose("how-long", "offline").fill(until=until)
+    page = browser.submit(form, "allow")
+    assert page.status == 422
+    assert "end" in page.text
+    assert consents(app, patient) == []
+
+
 def test_a_clinicians_app_sees_the_picked_patient_alone(app: App, browser: Browser, patient: str) -> None:
     hospital, other = app.hospital, app.hospital.new_patient()
     browser.sign_in("Practitioner/narrowed-dr")

@@ -271,7 +271,7 @@ class _Screen:
                         purpose: str, how_long: str, until: str | None) -> Response:
         handle, session = asking.pending.handle, asking.session
         resting = None
-        if how_long == "offline" and asking.role in lasting.ROLES:
+        if how_long == "offline" and asking.role in lasting.ROLES and scopes.resources:
             resting = await lasting.rest_on_consent(self._node, request, asking.pending.client, scopes, until)
         try:
             return _away(await asyncio.to_thread(
