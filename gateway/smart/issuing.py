@@ -34,7 +34,7 @@ from gateway.smart.oauth import told
 from gateway.smart.signing import SigningKeys
 from gateway.smart.tokens import Secret
 
-REFRESH_PREFIX: Final = "gwr_"
+REFRESH_PREFIX: Final = "gwf_"
 Kind = Literal["authorization_code", "refresh_token"]
 _CONTEXT: Final = frozenset({"launch", "launch/patient", "launch/encounter"})
 _GONE: Final = "it is unknown, expired, used or revoked"

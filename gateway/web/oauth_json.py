@@ -102,12 +102,16 @@ def refuse_other_methods(routes: APIRouter) -> None:
         if isinstance(route, APIRoute):
             taken.setdefault(route.path, set()).update(route.methods or ())
     for path, methods in taken.items():
-        allow = ", ".join(sorted(methods))
+        routes.add_api_route(path, _taking(", ".join(sorted(methods))), methods=sorted(_METHODS - methods),
+                             include_in_schema=False)
 
-        async def other(_: Request, allow: str = allow) -> Response:
-            return JSONResponse({"error": "invalid_request", "error_description": f"this endpoint takes {allow} alone"},
-                                405, {**NO_STORE, "Allow": allow})
-        routes.add_api_route(path, other, methods=sorted(_METHODS - methods), include_in_schema=False)
+
+def _taking(allow: str) -> Callable[[], Awaitable[Response]]:
+    # No parameter of its own: what a handler has by name, a query could set.
+    async def other() -> Response:
+        return JSONResponse({"error": "invalid_request", "error_description": f"this endpoint takes {allow} alone"},
+                            405, {**NO_STORE, "Allow": allow})
+    return other
 
 
 def error_response(error: Exception) -> Response:

@@ -27,6 +27,7 @@ from gateway.smart.discovery import openid_configuration, smart_configuration, s
 from gateway.smart.issuer import Smart
 from gateway.smart.token_endpoint import TokenEndpoint
 from gateway.smart.userinfo import userinfo
+from gateway.web.oauth_json import refuse_other_methods
 
 LOG = logging.getLogger("gateway.oauth")
 MAX_FORM_BYTES: Final = 65_536
@@ -35,9 +36,8 @@ _THREADS: Final = 8
 _NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _ANY_ORIGIN: Final = {"Access-Control-Allow-Origin": "*"}
 _FORM: Final = "application/x-www-form-urlencoded"
-_POSTED: Final = ("/oauth/token", "/oauth/revoke", "/oauth/introspect")
-_CALLED_BY_PAGES: Final[Mapping[str, str]] = {**dict.fromkeys(_POSTED, "POST"), "/oauth/userinfo": "GET, POST"}
-_OTHER_METHODS: Final = ["GET", "HEAD", "PUT", "PATCH", "DELETE"]
+_CALLED_BY_PAGES: Final[Mapping[str, str]] = {
+    "/oauth/token": "POST", "/oauth/revoke": "POST", "/oauth/introspect": "POST", "/oauth/userinfo": "GET, POST"}
 T = TypeVar("T")
 
 
@@ -87,7 +87,8 @@ def router(state: Smart) -> APIRouter:
     async def introspect(request: Request) -> Response:
         return await shared(request, posted(request, endpoints.introspection))
 
-    @routes.api_route("/oauth/userinfo", methods=["GET", "POST"], include_in_schema=False)
+    @routes.get("/oauth/userinfo")
+    @routes.post("/oauth/userinfo")
     async def who(request: Request) -> Response:
         async def told() -> Response:
             try:
@@ -99,9 +100,6 @@ def router(state: Smart) -> APIRouter:
 
     for path, methods in _CALLED_BY_PAGES.items():
         routes.add_api_route(path, _preflight(state, beside, methods), methods=["OPTIONS"], include_in_schema=False)
-    for path in _POSTED:
-        routes.add_api_route(path, _only_post, methods=_OTHER_METHODS, include_in_schema=False)
-
     @routes.get("/oauth/authorize")
     async def authorize(request: Request) -> Response:
         return await asked(request, read_query)
@@ -142,6 +140,7 @@ def router(state: Smart) -> APIRouter:
     async def styles() -> Response:
         return JSONResponse(style(state), headers={**_ANY_ORIGIN, "Cache-Control": "public, max-age=300"})
 
+    refuse_other_methods(routes)
     return routes
 
 
@@ -200,11 +199,6 @@ def _may_call(state: Smart, origin: str) -> bool:
     if not origin:
         return False
     return origin in state.settings.cors_origins or is_app_origin(state.database.reader, origin)
-
-
-async def _only_post() -> Response:
-    return JSONResponse({"error": "invalid_request", "error_description": "this endpoint takes POST alone"}, 405,
-                        {**_NO_STORE, "Allow": "POST"})
 
 
 def _see(location: str) -> Response:

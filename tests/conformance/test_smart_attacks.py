@@ -408,7 +408,7 @@ def test_no_secret_of_a_whole_launch_is_in_a_log_or_on_the_disk(
     code = app.allowed(browser, SCOPE, how_long="offline", nonce="nonce-of-this-launch")
     token = app.exchange(code).json()
     renewed = app.refresh(token["refresh_token"]).json()
-    app.refresh("gwr_" + "x" * 43)
+    app.refresh("gwf_" + "x" * 43)
     app.exchange(code)
     secrets_ = [code, app.verifier, str(app.secret), *(one[name] for one in (token, renewed) for name in (
         "access_token", "refresh_token", "id_token"))]

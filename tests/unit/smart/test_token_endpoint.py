@@ -283,7 +283,7 @@ async def test_get_and_other_methods_are_refused(hospital: Hospital, signer: Sig
     async with hospital.http() as http:
         for method in ("GET", "PUT", "DELETE"):
             response = await http.request(method, "/oauth/token", params=signer.form() if method == "GET" else None)
-            assert (response.status_code, response.headers["allow"]) == (405, "POST")
+            assert (response.status_code, response.headers["allow"]) == (405, "OPTIONS, POST")
             assert response.json()["error"] == "invalid_request"
 
 
