@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,22 +33,27 @@ _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """One box: ``value`` is the scope it stands for, ``text`` what a person reads, ``criterion`` what a kind adds."""
+    """One box: ``value`` is the scopes it stands for, between spaces, ``text`` what a person reads, ``criterion`` what
+    a kind adds."""
 
     value: str
     text: str
     criterion: Criterion | None = None
 
+    @property
+    def words(self) -> frozenset[str]:
+        return frozenset(self.value.split(" "))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """The choices of one type: ``scope`` is all of it that is asked.
+    """The choices of one type: ``scopes`` are all of it that is asked, in each context that reads the same.
 
     ``rest``: for the line of everything without a heading, the types it stands for. ``date``: the parameter of "only
     since", None where the type has none. ``kinds``: to be chosen instead of the whole.
     """
 
-    scope: ResourceScope
+    scopes: tuple[ResourceScope, ...]
     name: str
     group: str | None
     date: str | None
@@ -60,7 +65,11 @@ class Line:
     @property
     def key(self) -> str:
         """Names the line in a form."""
-        return str(self.scope)
+        return " ".join(map(str, self.scopes))
+
+    @property
+    def type(self) -> str:
+        return self.scopes[0].type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +84,18 @@ class Offer:
 
     @property
     def everything(self) -> frozenset[str]:
-        """Every box that stands for a whole, as it is ticked at first; kinds are not: ticking one narrows."""
+        """The words of every box that stands for a whole, as it is ticked at first; kinds are not: one narrows."""
         ticks = [tick for line in self.lines for tick in (line.read, line.write) if tick is not None]
         ticks += [*self.others, *((self.identity,) if self.identity is not None else ())]
-        return frozenset(tick.value for tick in ticks)
+        return frozenset(word for tick in ticks for word in tick.words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What came back: ``ticked`` values, ``since`` a day for all, ``since_of`` a line's own by its key (ISO days)."""
+    """What came back: the words ``ticked``, ``since`` a day for all, ``since_of`` a line's own by its key.
+
+    Days are ISO 8601.
+    """
 
     ticked: frozenset[str]
     how_long: HowLong
@@ -93,11 +105,12 @@ class Chosen:
 
 def offer(asked: ScopeSet, *, types: Container[str], voice: Voice, table: Words) -> Offer:
     """The choices for ``asked``; ``types`` are the resource types served."""
-    lines = [_line(scope, voice, table) for scope in _lines(asked, types, table)]
-    lines += [line for wildcard in _wildcards(asked) if (line := _rest(wildcard, types, table)) is not None]
+    lines = [_line(scopes, voice, table) for scopes in _alike(
+        _lines(asked, types, table), apart=voice.patient != voice.user)]
+    lines += _rests(_wildcards(asked), types, table)
     order = {group: number for number, group in enumerate(table.groups)}
-    lines.sort(key=lambda line: (order.get(line.group or "", len(order)), line.scope.context != "patient", line.name,
-                                 line.scope))
+    lines.sort(key=lambda line: (order.get(line.group or "", len(order)), line.scopes[0].context != "patient",
+                                 line.name, line.scopes))
     identity = Tick(value="openid", text="Know who you are: your name and which account is yours") \
         if "openid" in asked.others else None
     others = tuple(Tick(value=scope, text=scope) for scope in sorted(asked.others)
@@ -110,7 +123,8 @@ def narrowed(offered: Offer, chosen: Chosen) -> ScopeSet:
 
     Raises Unprocessable for a choice that was not offered or a day that is none.
     """
-    known = {tick.value for line in offered.lines for tick in (line.read, line.write, *line.kinds) if tick is not None}
+    known = {word for line in offered.lines for tick in (line.read, line.write, *line.kinds) if tick is not None
+             for word in tick.words}
     if chosen.ticked - known - offered.everything:
         raise Unprocessable("something was chosen that was not offered", code="value")
     if chosen.how_long not in offered.how_long:
@@ -119,18 +133,18 @@ def narrowed(offered: Offer, chosen: Chosen) -> ScopeSet:
     if since_of.keys() - {line.key for line in offered.lines if line.date is not None}:
         raise Unprocessable("a date was given for something that has none", code="value")
     found: list[ResourceScope] = []
-    whole: set[tuple[str, str]] = set()
+    whole: set[tuple[ResourceScope, str]] = set()
     for line in offered.lines:
         since = max(_day(chosen.since), _day(since_of.get(line.key)))
         scopes = _of_line(line, chosen.ticked, since if line.date is not None else "")
         found += scopes
-        given = {letter for scope in scopes for letter in scope.letters if scope.criteria == line.scope.criteria}
-        whole |= {(line.key, letter) for letter in given}
+        whole |= {(asked, letter) for asked in line.scopes for scope in scopes for letter in scope.letters
+                  if (scope.context, scope.criteria) == (asked.context, asked.criteria)}
     for wildcard in _wildcards(offered.asked):
-        under = [line for line in offered.lines if line.scope.context == wildcard.context
-                 and line.scope.criteria == wildcard.criteria]
+        under = [asked for line in offered.lines for asked in line.scopes
+                 if (asked.context, asked.criteria) == (wildcard.context, wildcard.criteria)]
         kept = "".join(letter for letter in wildcard.letters if all(
-            (line.key, letter) in whole for line in under if letter in line.scope.letters))
+            (asked, letter) in whole for asked in under if letter in asked.letters))
         if kept:
             found.append(ResourceScope(wildcard.context, "*", kept, wildcard.criteria))
     return ScopeSet(tuple(found), _others(offered, chosen, tuple(found)))
@@ -157,23 +171,36 @@ def _wildcards(asked: ScopeSet) -> list[ResourceScope]:
     return [scope for scope in asked.resources if scope.type == "*"]
 
 
-def _line(scope: ResourceScope, voice: Voice, table: Words) -> Line:
-    row = table.types.get(scope.type)
-    return Line(scope=scope, name=name_of(scope.type, scope.criteria, table), group=row.group if row else None,
-                date=row.date if row else None, read=_tick(scope, READING, voice, table),
-                write=_tick(scope, WRITING, voice, table), kinds=_kinds(scope, voice, table))
+def _alike(scopes: Iterable[ResourceScope], *, apart: bool) -> list[tuple[ResourceScope, ...]]:
+    """The scopes of a type together where a person reads the same of each context; ``apart``: they do not."""
+    found: dict[tuple[object, ...], list[ResourceScope]] = {}
+    for scope in scopes:
+        found.setdefault((scope.type, scope.criteria, scope.context if apart else ""), []).append(scope)
+    return [tuple(sorted(together)) for together in found.values()]
 
 
-def _rest(wildcard: ResourceScope, types: Container[str], table: Words) -> Line | None:
-    """Everything of a wildcard that has no heading, as one line; named types keep lines of their own."""
+def _line(scopes: tuple[ResourceScope, ...], voice: Voice, table: Words) -> Line:
+    first = scopes[0]
+    row = table.types.get(first.type)
+    return Line(scopes=scopes, name=name_of(first.type, first.criteria, table), group=row.group if row else None,
+                date=row.date if row else None, read=_tick(scopes, READING, voice, table),
+                write=_tick(scopes, WRITING, voice, table), kinds=_kinds(scopes, voice, table))
+
+
+def _rests(wildcards: Iterable[ResourceScope], types: Container[str], table: Words) -> list[Line]:
+    """Everything of wildcards that has no heading, as one line; named types keep lines of their own."""
     rest = tuple(name for name, row in table.types.items() if row.group is None and name in types)
-    if not rest:
-        return None
-    name = "everything else: staff, places, code lists and the like"
-    ticks = {part: Tick(value=str(half), text=f"{verbs(half.letters, table).capitalize()} {name}")
-             for part in (READING, WRITING) if (half := _part(wildcard, part)) is not None}
-    return Line(scope=wildcard, name=name, group=None, date=None, read=ticks.get(READING), write=ticks.get(WRITING),
-                rest=rest)
+    name, lines = "everything else: staff, places, code lists and the like", []
+    for scopes in _alike(wildcards, apart=False) if rest else ():
+        ticks = {}
+        for part in (READING, WRITING):
+            if halves := _parts(scopes, part):
+                letters = "".join(letter for letter in part if any(letter in half.letters for half in halves))
+                ticks[part] = Tick(value=" ".join(map(str, halves)),
+                                   text=f"{verbs(letters, table).capitalize()} {name}")
+        lines.append(Line(scopes=scopes, name=name, group=None, date=None, read=ticks.get(READING),
+                          write=ticks.get(WRITING), rest=rest))
+    return lines
 
 
 def _part(scope: ResourceScope, letters: str) -> ResourceScope | None:
@@ -181,26 +208,42 @@ def _part(scope: ResourceScope, letters: str) -> ResourceScope | None:
     return ResourceScope(scope.context, scope.type, kept, scope.criteria) if kept else None
 
 
-def _tick(scope: ResourceScope, letters: str, voice: Voice, table: Words) -> Tick | None:
-    part = _part(scope, letters)
-    return None if part is None else Tick(value=str(part), text=sentence(part, voice, table))
+def _parts(scopes: Iterable[ResourceScope], letters: str) -> list[ResourceScope]:
+    return [part for scope in scopes if (part := _part(scope, letters)) is not None]
 
 
-def _kinds(scope: ResourceScope, voice: Voice, table: Words) -> tuple[Tick, ...]:
+def _tick(scopes: Iterable[ResourceScope], letters: str, voice: Voice, table: Words) -> Tick | None:
+    parts = _parts(scopes, letters)
+    return Tick(value=" ".join(map(str, parts)), text=_sentence(parts, voice, table)) if parts else None
+
+
+def _sentence(scopes: Sequence[ResourceScope], voice: Voice, table: Words) -> str:
+    """One sentence for scopes that differ in context and letters alone."""
+    letters = "".join(letter for letter in "cruds" if any(letter in scope.letters for scope in scopes))
+    return sentence(ResourceScope(scopes[0].context, scopes[0].type, letters, scopes[0].criteria), voice, table)
+
+
+def _several(scope: ResourceScope) -> Criterion | None:
+    """A criterion that names several values already."""
+    return next((criterion for criterion in scope.criteria if len(_COMMA.split(criterion[1])) > 1), None)
+
+
+def _kinds(scopes: tuple[ResourceScope, ...], voice: Voice, table: Words) -> tuple[Tick, ...]:
     """The kinds of a type that can be read alone; of a scope that names several already, each of these."""
-    reading = _part(scope, READING)
-    if reading is None:
+    reading = _parts(scopes, READING)
+    if not reading:
         return ()
-    several = next((criterion for criterion in scope.criteria if len(_COMMA.split(criterion[1])) > 1), None)
+    first = reading[0]
+    several = _several(first)
     if several is not None:
         criteria = [(several[0], value) for value in _COMMA.split(several[1]) if value]
     else:
-        used = {name for name, _ in scope.criteria}
-        criteria = [kind.criterion for kind in table.kinds.get(scope.type, ()) if kind.criterion[0] not in used]
+        used = {name for name, _ in first.criteria}
+        criteria = [kind.criterion for kind in table.kinds.get(first.type, ()) if kind.criterion[0] not in used]
     made = []
     for criterion in criteria:
-        narrow = _with(reading, criterion, instead_of=several)
-        made.append(Tick(value=str(narrow), text=sentence(narrow, voice, table), criterion=criterion))
+        narrow = [_with(scope, criterion, instead_of=several) for scope in reading]
+        made.append(Tick(value=" ".join(map(str, narrow)), text=_sentence(narrow, voice, table), criterion=criterion))
     return tuple(made)
 
 
@@ -211,22 +254,21 @@ def _with(scope: ResourceScope, criterion: Criterion, instead_of: Criterion | No
 
 def _of_line(line: Line, ticked: frozenset[str], since: str) -> list[ResourceScope]:
     """What was chosen of a line: where a kind is ticked, nothing of the type beyond the kinds that are."""
-    kinds = [tick.criterion for tick in line.kinds if tick.value in ticked and tick.criterion is not None]
-    letters = ""
-    if line.read is not None and (kinds or line.read.value in ticked):
-        letters += "".join(letter for letter in line.scope.letters if letter in READING)
-    if line.write is not None and line.write.value in ticked:
-        letters += "".join(letter for letter in line.scope.letters if letter in WRITING)
-    if not letters:
-        return []
-    whole = ResourceScope(line.scope.context, line.scope.type, "".join(sorted(letters, key="cruds".index)),
-                          line.scope.criteria)
-    several = next((criterion for criterion in whole.criteria if len(_COMMA.split(criterion[1])) > 1), None)
-    scopes = [_with(whole, kind, instead_of=several) for kind in kinds] or [whole]
-    if since and line.date is not None:
-        scopes = [dated for scope in scopes for dated in _since(scope, (line.date, f"ge{since}"))]
-    return [ResourceScope(scope.context, type_, scope.letters, scope.criteria)
-            for scope in scopes for type_ in (line.rest or (scope.type,))]
+    kinds = [tick.criterion for tick in line.kinds if tick.words & ticked and tick.criterion is not None]
+    found = []
+    for asked in line.scopes:
+        reading, writing = _part(asked, READING), _part(asked, WRITING)
+        letters = reading.letters if reading is not None and (kinds or str(reading) in ticked) else ""
+        letters += writing.letters if writing is not None and str(writing) in ticked else ""
+        if not letters:
+            continue
+        whole = ResourceScope(asked.context, asked.type, "".join(sorted(letters, key="cruds".index)), asked.criteria)
+        scopes = [_with(whole, kind, instead_of=_several(whole)) for kind in kinds] or [whole]
+        if since and line.date is not None:
+            scopes = [dated for scope in scopes for dated in _since(scope, (line.date, f"ge{since}"))]
+        found += [ResourceScope(scope.context, type_, scope.letters, scope.criteria)
+                  for scope in scopes for type_ in (line.rest or (scope.type,))]
+    return found
 
 
 def _since(scope: ResourceScope, criterion: Criterion) -> list[ResourceScope]:

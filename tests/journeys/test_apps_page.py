@@ -123,6 +123,11 @@ def test_without_a_session_the_page_leads_to_sign_in(browser: Browser) -> None:
     assert answer.headers["Location"] == "/portal/sign-in?next=/portal/apps"
 
 
+def test_who_is_not_proofed_yet_is_told_so(browser: Browser) -> None:
+    answer = browser.sign_in(None).request("GET", "/portal/apps")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/portal")
+
+
 def registered(browser: Browser, **changes: Any) -> str:
     answer = browser.request("POST", "/oauth/register", json={**REGISTRATION, **changes})
     assert answer.status_code == 201, answer.text

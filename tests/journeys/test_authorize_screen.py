@@ -192,6 +192,14 @@ def test_a_date_of_one_line_is_its_own(hospital: Hospital, browser: Browser, ask
     assert str(made.scopes) == "patient/Condition.rs patient/Observation.rs?date=ge2023-05-06"
 
 
+def test_what_reads_the_same_is_one_box(hospital: Hospital, browser: Browser, ask: Ask) -> None:
+    user = f"Patient/{hospital.new_patient()}"
+    form = browser.sign_in(user).get(
+        ask("patient/Observation.rs user/Observation.rs patient/Condition.rs")).form("allow")
+    form.untick(OBSERVATIONS)
+    assert str(allowed(hospital, user, browser.submit(form, "allow")).scopes) == "patient/Condition.rs"
+
+
 def test_deny_is_told_to_the_app(hospital: Hospital, browser: Browser, ask: Ask) -> None:
     user = f"Patient/{hospital.new_patient()}"
     page = browser.sign_in(user).get(ask("patient/Observation.rs"))

@@ -36,7 +36,7 @@ from gateway.smart.sessions import Session
 from gateway.web.portal import lasting
 from gateway.web.portal.acting import person, voice_of
 from gateway.web.portal.pages import PortalRoute, render, see
-from gateway.web.portal.session import check_csrf, read_form
+from gateway.web.portal.session import HOME, check_csrf, read_form, signed_in
 
 APPS: Final = "/portal/apps"
 WAITING: Final = "/portal/apps/waiting"
@@ -85,6 +85,9 @@ def _own(routes: APIRouter, node: Node, smart: Smart) -> None:
 
     @routes.get(APPS, include_in_schema=False)
     async def show(request: Request) -> Response:
+        session = signed_in(request)
+        if session is not None and session.user is None:
+            return see(HOME)  # which says what this person waits for
         return page(person(request))
 
     @routes.post("/portal/apps/revoke", include_in_schema=False)

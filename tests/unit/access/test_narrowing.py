@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.access.narrowing import Chosen, Line, Offer, is_nothing, narrowed, offer
 from gateway.access.scopes import ResourceScope, ScopeSet, as_v1, parse
-from gateway.access.words import YOURS, words
+from gateway.access.words import OF_A_PATIENT, YOURS, Voice, words
 from gateway.errors import Unprocessable
 
 LABORATORY = "http://terminology.hl7.org/CodeSystem/observation-category|laboratory"
@@ -20,12 +20,12 @@ SERVED = frozenset({"Observation", "Condition", "Patient", "DocumentReference", 
                     "Immunization", "Basic"})
 
 
-def offered(asked: str | ScopeSet) -> Offer:
-    return offer(parse(asked) if isinstance(asked, str) else asked, types=SERVED, voice=YOURS, table=words())
+def offered(asked: str | ScopeSet, voice: Voice = YOURS) -> Offer:
+    return offer(parse(asked) if isinstance(asked, str) else asked, types=SERVED, voice=voice, table=words())
 
 
 def line(of: Offer, type_: str) -> Line:
-    return next(line for line in of.lines if line.scope.type == type_)
+    return next(line for line in of.lines if line.type == type_)
 
 
 def chosen(*ticked: str, **more: object) -> Chosen:
@@ -41,14 +41,15 @@ SCOPES = st.builds(ResourceScope, st.sampled_from(["patient", "user"]),
                                     "Coverage", "Immunization"]), LETTERS, CRITERIA)
 OTHERS = st.frozensets(st.sampled_from(["openid", "fhirUser", "profile", "launch/patient", "launch", "online_access",
                                         "offline_access", "__tenant", "https://example.org/scope"]))
+VOICES = st.sampled_from([YOURS, OF_A_PATIENT])
 ASKED = st.builds(ScopeSet, st.lists(SCOPES, max_size=4).map(tuple), OTHERS)
 DAYS = st.dates().map(str) | st.none()
 
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[Offer, Chosen]:
-    of = offered(draw(ASKED))
-    kinds = [tick.value for line in of.lines for tick in line.kinds]
+    of = offered(draw(ASKED), draw(VOICES))
+    kinds = sorted({word for line in of.lines for tick in line.kinds for word in tick.words})
     ticked = set(of.everything)
     if of.everything:
         ticked -= set(draw(st.lists(st.sampled_from(sorted(of.everything)), max_size=6)))
@@ -82,17 +83,17 @@ def test_no_resource_passes_that_what_was_asked_would_stop(
     assert passes(of.asked) or not passes(narrowed(of, what))
 
 
-@given(ASKED)
-def test_leaving_everything_ticked_gives_what_was_asked(asked: ScopeSet) -> None:
-    of = offered(asked)
+@given(ASKED, VOICES)
+def test_leaving_everything_ticked_gives_what_was_asked(asked: ScopeSet, voice: Voice) -> None:
+    of = offered(asked, voice)
     given_ = narrowed(of, Chosen(ticked=of.everything, how_long=of.how_long[-1]))
     identity = frozenset() if "openid" in asked.others else frozenset({"fhirUser", "profile"})
     assert given_ == ScopeSet(asked.resources, asked.others - identity)
 
 
-@given(ASKED)
-def test_narrowing_everything_off_gives_nothing(asked: ScopeSet) -> None:
-    of = offered(asked)
+@given(ASKED, VOICES)
+def test_narrowing_everything_off_gives_nothing(asked: ScopeSet, voice: Voice) -> None:
+    of = offered(asked, voice)
     given_ = narrowed(of, chosen())
     assert is_nothing(given_)
     assert not given_.resources
@@ -104,10 +105,10 @@ def test_choosing_kinds_gives_no_resource_level_scope_of_the_type(answer: tuple[
     of, what = answer
     given_ = narrowed(of, what)
     for asked in of.lines:
-        picked = [tick for tick in asked.kinds if tick.value in what.ticked]
-        if not picked or sum(other.scope.type == asked.scope.type for other in of.lines) > 1:
+        picked = [tick for tick in asked.kinds if tick.words & what.ticked]
+        if not picked or sum(other.type == asked.type for other in of.lines) > 1:
             continue
-        mine = [scope for scope in given_.resources if scope.type in (asked.scope.type, "*")]
+        mine = [scope for scope in given_.resources if scope.type in (asked.type, "*")]
         assert mine
         criteria = {tick.criterion for tick in picked}
         assert all(criteria & set(scope.criteria) for scope in mine)
@@ -122,6 +123,27 @@ def test_a_day_limits_every_line_that_has_a_date(answer: tuple[Offer, Chosen]) -
         row = words().types.get(scope.type)
         if row is not None and row.date is not None and row.group is not None and set(scope.letters) - {"c"}:
             assert any(name == row.date and value >= f"ge{what.since}" for name, value in scope.criteria)
+
+
+@given(ASKED)
+def test_no_two_boxes_read_the_same_to_a_patient(asked: ScopeSet) -> None:
+    """Else somebody unticks one of them and shares by the other."""
+    of = offered(asked)
+    texts = [tick.text for line in of.lines for tick in (line.read, line.write) if tick is not None]
+    assert len(texts) == len(set(texts))
+
+
+def test_what_reads_the_same_is_decided_together() -> None:
+    of = offered("patient/Observation.rs user/Observation.cruds")
+    (both,) = of.lines
+    assert both.read is not None
+    assert both.read.words == {"patient/Observation.rs", "user/Observation.rs"}
+    kind = next(tick for tick in both.kinds if tick.text == "See your laboratory results")
+    given_ = narrowed(of, Chosen(ticked=kind.words | {"user/Observation.cud"}, how_long="once"))
+    assert str(given_) == (f"patient/Observation.rs?category={LABORATORY} "
+                           f"user/Observation.cruds?category={LABORATORY}")
+    apart = offered("patient/Observation.rs user/Observation.rs", OF_A_PATIENT)
+    assert len(apart.lines) == 2
 
 
 def test_laboratory_results_since_a_day() -> None:
