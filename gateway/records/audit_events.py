@@ -60,16 +60,15 @@ def _facts(row: StoredRow, patient: str | None) -> ResourceFacts:
                          home_patients=(f"Patient/{patient}",) if patient else ())
 
 
-def _opened(node: Node, connection: apsw.Connection, row: StoredRow) -> dict[str, Any] | None:
+def _opened(node: Node, where: shape.Setting, connection: apsw.Connection, row: StoredRow) -> dict[str, Any] | None:
     """The event, not checked against its model yet; None when an erasure destroyed its key."""
     try:
-        return shape.event(row.seq, row.time_ms, node.gate.audit.open(row), _patient_id(connection, row),
-                           _where(node, connection))
+        return shape.event(row.seq, row.time_ms, node.gate.audit.open(row), _patient_id(connection, row), where)
     except KeyDestroyed:
         return None
 
 
-def _where(node: Node, connection: apsw.Connection) -> shape.Setting:
+def _where(node: Node, caller: Caller, connection: apsw.Connection) -> shape.Setting:
     """The hospital's own names: of accounts it proofed and of clients it registered, each looked up once."""
     @cache
     def name(key: str) -> str | None:
@@ -82,7 +81,8 @@ def _where(node: Node, connection: apsw.Connection) -> shape.Setting:
 
     settings = node.settings
     return shape.Setting(hospital=settings.hospital_name, reference=settings.hospital_reference,
-                         base_url=settings.base_url, name=name)
+                         base_url=settings.base_url, name=name,
+                         on_duty=caller.grant.role == "privacy-officer")
 
 
 def _patient_id(connection: apsw.Connection, row: StoredRow) -> str | None:
@@ -110,7 +110,7 @@ async def read(node: Node, caller: Caller, id_: str, vid: int | None = None) -> 
         row = find(node, caller, connection, id_)
         if vid not in (None, 1):
             raise NotFound(f"AuditEvent/{id_} is not known in that version")
-        made = _opened(node, connection, row)
+        made = _opened(node, _where(node, caller, connection), connection, row)
         if made is None:
             raise Gone(f"AuditEvent/{id_} was erased", version_id=1)
         await _told(node, caller, [f"AuditEvent/{id_}"], None)
@@ -196,7 +196,7 @@ def _found(node: Node, caller: Caller, query: Query, below: int) -> tuple[list[d
 def _scan(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
           below: int) -> tuple[list[dict[str, Any]], int | None]:
     """Matches newest first, and where to go on. Raises TooCostly for a count past the scan limit."""
-    patient = _patient_of(connection, caller, query)
+    patient, where = _patient_of(connection, caller, query), _where(node, caller, connection)
     wanted = None if query.summary_count else query.count
     found: list[dict[str, Any]] = []
     scanned = 0
@@ -208,7 +208,7 @@ def _scan(node: Node, caller: Caller, connection: apsw.Connection, query: Query,
             if isinstance(node.gate.decide(connection, caller, "s", stored=_facts(row, _patient_id(connection, row))),
                           Deny):
                 continue
-            made = _opened(node, connection, row)
+            made = _opened(node, where, connection, row)
             if made is None or not matches(query.criteria, node.extractor.facts(made), made["id"], row.time_ms):
                 continue
             if len(found) == wanted:
@@ -252,12 +252,12 @@ async def history_of(node: Node, caller: Caller, patient: str, pairs: Sequence[t
     """
     found = parse(await search(node, caller, [("patient", f"Patient/{patient}"), *pairs], strict=strict))
     connection = node.database.reader
-    where = _where(node, connection)
+    where = _where(node, caller, connection)
     for entry in found.get("entry", ()):
         match = _ID.fullmatch(entry["resource"]["id"])
         row = audit.row(connection, int(match[1])) if match else None
         if row is not None:
-            said = shape.sentence(row.time_ms, node.gate.audit.open(row), where)
+            said = shape.sentence(row.time_ms, node.gate.audit.open(row), patient, where)
             entry["resource"] = {**entry["resource"], "text": shape.narrative(said)}
     return serialise(found)
 

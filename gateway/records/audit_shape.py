@@ -56,12 +56,21 @@ _VERBS: Final = {"C": "wrote", "R": "read", "U": "changed", "D": "deleted", "E":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where events are told: this hospital, and the names of its accounts and clients by reference or id."""
+    """Where events are told, and to whom: this hospital, the names of its accounts and clients by reference or id;
+    ``on_duty``: to who may know which other patient asked for somebody's records."""
 
     hospital: str
     reference: str
     base_url: str
     name: Callable[[str], str | None]
+    on_duty: bool = False
+
+    def person(self, user: str, patient: str | None) -> dict[str, str]:
+        """A user as a Reference; of another patient, that it was one."""
+        if user.startswith("Patient/") and user != f"Patient/{patient}" and not self.on_duty:
+            return {"display": "another patient"}
+        name = self.name(user)
+        return {"reference": user, **({"display": name} if name else {})}
 
     @property
     def observer(self) -> dict[str, str]:
@@ -84,7 +93,7 @@ def event(seq: int, time_ms: int, entry: AuditEntry, patient: str | None, where:
         made["outcomeDesc"] = said
     if entry.purpose:
         made["purposeOfEvent"] = [_purpose(entry)]
-    made["agent"] = _agents(entry, where)
+    made["agent"] = _agents(entry, patient, where)
     made["source"] = {"observer": where.observer, "type": [
         {"system": "http://terminology.hl7.org/CodeSystem/security-source-type", "code": "4"}]}
     if entities := _entities(entry, patient):
@@ -126,7 +135,7 @@ def _roles(entry: AuditEntry) -> tuple[Coding, Coding, Coding]:
     return _DESTINATION, _SOURCE, _RECIPIENT  # what is read goes from the server to the client
 
 
-def _agents(entry: AuditEntry, where: Setting) -> list[dict[str, Any]]:
+def _agents(entry: AuditEntry, patient: str | None, where: Setting) -> list[dict[str, Any]]:
     client, server, user = _roles(entry)
     named = where.name(entry.client)
     network: dict[str, Any] = {"address": entry.address, "type": "2"} if entry.address else {
@@ -138,9 +147,9 @@ def _agents(entry: AuditEntry, where: Setting) -> list[dict[str, Any]]:
          "network": {"address": where.base_url, "type": "5"}}]
     asking = agents[0]
     if entry.user is not None:
-        asking = {"type": {"coding": [dict(user)]}, "requestor": True, "who": {"reference": entry.user}}
-        if name := where.name(entry.user):
-            asking["who"]["display"] = asking["name"] = name
+        who = where.person(entry.user, patient)
+        asking = {"type": {"coding": [dict(user)]}, "requestor": True, "who": who,
+                  **({"name": who["display"]} if "display" in who else {})}
         agents.append(asking)
     asking["role"] = [{"text": entry.role}]
     if entry.purpose:
@@ -189,11 +198,11 @@ def _entities(entry: AuditEntry, patient: str | None) -> list[dict[str, Any]]:
     return entities
 
 
-def sentence(time_ms: int, entry: AuditEntry, where: Setting) -> str:
+def sentence(time_ms: int, entry: AuditEntry, patient: str | None, where: Setting) -> str:
     """The event for a patient to read, in one sentence."""
     client = where.name(entry.client) or entry.client
-    person = where.name(entry.user) or entry.user if entry.user else None
-    who = f"{person} with {client}" if person else client
+    person = where.person(entry.user, patient) if entry.user else None
+    who = f"{person.get('display') or person['reference']} with {client}" if person else client
     of = f" of {', '.join(where.name(one) or one for one in entry.organizations)}" if entry.organizations else ""
     types = list(dict.fromkeys(what.partition("/")[0] for what in entry.what))[:5]
     verb = _VERBS.get(entry.action, "used")

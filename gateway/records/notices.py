@@ -283,7 +283,7 @@ def _said(node: Node, connection: apsw.Connection, kind: Kind, entries: Sequence
         f"{policy().purposes[entry.purpose].text} ({entry.purpose})" if entry.purpose in policy().purposes
         else entry.purpose for entry in entries if entry.purpose))
     act = _TEXTS[kind][1] if not head else _TEXTS[kind][1].replace("your", "a patient's").replace("you", "them")
-    parts = [f"{who(connection, first)} {act}.", f"When: {format_instant(first.time_ms)}" + (
+    parts = [f"{who(connection, first, on_duty=head)} {act}.", f"When: {format_instant(first.time_ms)}" + (
         f" to {format_instant(last.time_ms)}" if count > 1 else "") + "."]
     if shown:
         parts.append(f"What: {shown}.")
@@ -297,12 +297,15 @@ def _said(node: Node, connection: apsw.Connection, kind: Kind, entries: Sequence
     return " ".join(parts)
 
 
-def who(connection: apsw.Connection, entry: AuditEntry) -> str:
-    """The requester in words: user, app, organisations, by the hospital's own registers."""
+def who(connection: apsw.Connection, entry: AuditEntry, *, on_duty: bool) -> str:
+    """The requester in words: user, app, organisations, by the hospital's own registers; which other patient it was is
+    for those on duty."""
     client = _name(connection, "SELECT name FROM client WHERE id=?", entry.client)
     app = f"{client} ({entry.client})" if client else f"client {entry.client}"
     if entry.user is None:
         return app
+    if entry.user.startswith("Patient/") and not on_duty:
+        return f"Another patient, with {app},"
     name = _name(connection, "SELECT name FROM account WHERE fhir_user=?", entry.user)
     person = f"{name} ({entry.user})" if name else entry.user
     of = f" of {', '.join(entry.organizations)}" if entry.organizations else ""

@@ -85,6 +85,7 @@ class Smart:
             time_ms=now_ms, action="E", interaction=interaction, outcome="0", what=(), client=grant.client_id,
             user=grant.user, role=grant.role, purpose=grant.purpose, reason=grant.break_glass_reason,
             query=f"scope={grant.scopes}", operator=grant.minted_by_operator, token=grant.token_id,
+            notify=grant.break_glass_reason is not None,  # a glass is broken when the token is given
         ), patient.removeprefix("Patient/") if patient else None)
 
     def audit_operator(self, connection: apsw.Connection, interaction: str, action: str, what: str,

@@ -111,6 +111,8 @@ def test_a_broken_glass_is_told_with_its_reason_each_time(told: Hospital) -> Non
     quiet(told)
     for reason in ("found unconscious", "fell down the stairs"):
         doctor = told.clinician("er-2", patient=patient, purpose="BTG", reason=reason)
+        tell(told)
+        assert reason in json.dumps(found(own, f"recipient=Patient/{patient}", "glass-broken")), "at once"
         assert doctor.get(f"Observation/{id_}").status_code == 200
         assert doctor.get(f"Observation?patient={patient}").json()["total"] == 1
         tell(told)
@@ -158,5 +160,7 @@ def test_what_a_patient_does_to_their_own_record_is_told_to_nobody(told: Hospita
     quiet(told)
     assert own.get(f"Appointment/{id_}").status_code == 404
     tell(told)
-    assert len(found(others, f"recipient=Patient/{other}")) == 1
+    [notice] = found(others, f"recipient=Patient/{other}")
+    assert "Another patient" in notice["payload"][0]["contentString"]
+    assert f"Patient/{patient}" not in json.dumps(notice), "which one is the head's to know"
     assert found(own, f"recipient=Patient/{patient}") == []
