@@ -82,6 +82,11 @@ def reserve(connection: apsw.Connection, counted: Sequence[Counted], now_ms: int
     return True
 
 
+def wait_s(connection: apsw.Connection, one: Counted, now_ms: int) -> float:
+    """Seconds until an attempt may be made; 0.0: now."""
+    return max(0.0, (_row(connection, one.key, now_ms)[1] - now_ms) / 1_000)
+
+
 def succeeded(connection: apsw.Connection, counted: Sequence[Counted]) -> None:
     """The attempt that was reserved was right."""
     for one in counted:

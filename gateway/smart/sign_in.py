@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import apsw
 
-from gateway.errors import Unprocessable
+from gateway.errors import Throttled, Unprocessable
 from gateway.smart import ceremonies, lockout, logins, passkeys, passwords, sessions, wallet_sign_in
 from gateway.smart.accounts import find_account, wallet_address
 from gateway.smart.authorization import revoke_session
@@ -46,10 +46,17 @@ class SignedIn:
 
 
 def by_password(smart: Smart, name: str, password: str, code: str, browser: Browser) -> SignedIn | None:
-    """Sign in by password, and by code where the login has them; None when refused. Costs what Argon2id does."""
+    """Sign in by password, and by code where the login has them; None when refused. Costs what Argon2id does.
+
+    Raises Throttled when the source has to wait, whomever it asks for.
+    """
     now_ms, folded = smart.now_ms(), logins.fold(name)[:200]
     login = logins.find_by_name(smart.database.reader, folded)
     counted = _counted(smart, folded, login, browser)
+    for one in counted:
+        # A source that tries and tries does not keep everybody's passwords waiting for its own.
+        if one.shared and (wait_s := lockout.wait_s(smart.database.reader, one, now_ms)):
+            raise Throttled("too many attempts from this address: wait a little", retry_s=wait_s)
     admitted = smart.database.transact(lambda connection: lockout.reserve(connection, counted, now_ms))
     # The same work whoever it is and whatever is known of them: a delay, too, takes the time of a password.
     right = passwords.verify_password(login.password if login is not None and admitted else None, password)

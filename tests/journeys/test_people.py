@@ -212,6 +212,17 @@ def test_a_stranger_does_not_lock_anybody_out(hospital: Hospital) -> None:
     assert Browser(hospital, address="198.51.100.8").sign_in("hal").status_code == 303
 
 
+def test_a_source_that_tries_many_names_has_to_wait_and_nobody_else(hospital: Hospital) -> None:
+    patient(hospital, "hope")
+    guesser = Browser(hospital, address="203.0.113.5")
+    for number in range(lockout.SOURCE.free + 1):
+        assert guesser.sign_in(f"guess-{number}").status_code == 403
+    refused = guesser.sign_in("hope")
+    assert (refused.status_code, int(refused.headers["retry-after"]) >= 1) == (429, True)
+    assert guesser.sign_in("nobody-there").text == refused.text
+    assert Browser(hospital, address="203.0.113.6").sign_in("hope").status_code == 303
+
+
 def test_a_passkey_signs_in_verified_by_its_user_and_never_twice(hospital: Hospital) -> None:
     browser, id_ = patient(hospital, "ida")
     device = Authenticator()
