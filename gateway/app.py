@@ -46,6 +46,8 @@ from gateway.records.notices import Notices
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
 from gateway.smart import ceremonies, lockout, sessions
+from gateway.smart.clients import is_app_origin
+from gateway.smart.discovery import oauth_urls
 from gateway.smart.failures import Failures, sweep_failures
 from gateway.smart.issuer import Smart, open_smart
 from gateway.smart.launches import sweep_launches
@@ -255,7 +257,8 @@ def build_app(settings: Settings) -> ASGIApp:
 
         return fhir_response(error)
 
-    door = FhirDoor(node, authenticator(node, smart), token_url=smart.token_url)
+    door = FhirDoor(node, authenticator(node, smart), oauth_urls=oauth_urls(smart),
+                    is_app_origin=lambda origin: is_app_origin(database.reader, origin))
     app.state.limits = door.limits
     return Doors(fhir=door, others=app, limits=door.limits, failures=Failures(smart), settings=settings)
 

@@ -1,13 +1,13 @@
 """Cross-origin requests: which pages a browser lets read the FHIR door.
 
-Owns the headers of https://fetch.spec.whatwg.org/#http-cors-protocol; refuses, by saying nothing, origins that the
-setting ``cors_origins`` does not name. Credentials are never allowed: tokens travel in Authorization, which pages set
+Owns the headers of https://fetch.spec.whatwg.org/#http-cors-protocol; refuses, by saying nothing, origins that neither
+the setting ``cors_origins`` names nor an app registered (SMART: its pages call the FHIR door themselves). Credentials are never allowed: tokens travel in Authorization, which pages set
 themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.records.answer import Answer
 
@@ -21,15 +21,12 @@ Header = tuple[bytes, bytes]
 
 
 class Cors:
-    """The origins allowed: ``*`` stands for any."""
+    """The origins allowed: ``*`` stands for any; ``registered`` says whether an app that stands registered one."""
 
-    def __init__(self, origins: Sequence[str]) -> None:
+    def __init__(self, origins: Sequence[str], registered: Callable[[str], bool]) -> None:
         self._any = "*" in origins
         self._origins = frozenset(origins)
-
-    @property
-    def offered(self) -> bool:
-        return bool(self._origins)
+        self._registered = registered
 
     def headers(self, origin: str) -> list[Header]:
         """What lets a page of ``origin`` read an answer; nothing where it may not."""
@@ -50,4 +47,6 @@ class Cors:
     def _allowed(self, origin: str) -> bytes | None:
         if self._any:
             return b"*"
-        return origin.encode("latin-1") if origin in self._origins else None
+        if not origin or (origin not in self._origins and not self._registered(origin)):
+            return None
+        return origin.encode("latin-1")

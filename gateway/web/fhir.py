@@ -83,17 +83,19 @@ def open_door(node: Node, capability: bytes = b"") -> Door:
 class FhirDoor:
     """Serves ``{base}/...``; entered where the base URL's path says. ``limits``: of callers, and of strangers."""
 
-    def __init__(self, node: Node, authenticate: Authenticate, *, token_url: str) -> None:
+    def __init__(self, node: Node, authenticate: Authenticate, *, oauth_urls: Mapping[str, str],
+                 is_app_origin: Callable[[str], bool]) -> None:
+        """``is_app_origin``: whether an app registered this web origin."""
         self._authenticate = authenticate
-        self._token_url = token_url
+        self._oauth_urls = oauth_urls
         self._stated = node.parameters.generation
-        self._capabilities = _capabilities(node, token_url)
+        self._capabilities = _capabilities(node, oauth_urls)
         self._door = open_door(node)
         self._shapes = Shapes(node.definitions)
-        self._cors = Cors(node.settings.cors_origins)
+        self._cors = Cors(node.settings.cors_origins, is_app_origin)
         self.limits = self._door.limits
         self._deadlines = Deadlines(node.settings.read_timeout_s)
-        self._every = list(of_fhir(node.settings))
+        self._every = [*of_fhir(node.settings), _VARY_ORIGIN]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -127,8 +129,8 @@ class FhirDoor:
         except Exception as error:
             answer = await _refused(error, form, self._shapes)
         extra = self._every
-        if self._cors.offered:
-            extra = [*extra, _VARY_ORIGIN, *self._cors.headers(headers.get("origin", ""))]
+        if "origin" in headers:
+            extra = [*extra, *self._cors.headers(headers["origin"])]
         if "accept-encoding" in headers and len(answer.body) >= LEAST_BYTES and answer.media_type in _CODED:
             answer = await _coded(answer, headers["accept-encoding"])
         await _respond(answer, send, extra, head=scope["method"] == "HEAD")
@@ -173,7 +175,7 @@ class FhirDoor:
         node.parameters.follow(node, journal.decision_seq(node.database.reader))
         now = node.parameters.generation
         if now != self._stated:
-            self._capabilities = await asyncio.to_thread(_capabilities, node, self._token_url)
+            self._capabilities = await asyncio.to_thread(_capabilities, node, self._oauth_urls)
             self._stated = now
         return self._capabilities
 
@@ -207,11 +209,11 @@ class FhirDoor:
         return body
 
 
-def _capabilities(node: Node, token_url: str) -> Answer:
+def _capabilities(node: Node, oauth_urls: Mapping[str, str]) -> Answer:
     body = orjson.dumps(capability_statement(
-        node.definitions, node.extractor.plans, _offered(), base_url=node.settings.base_url, token_url=token_url,
+        node.definitions, node.extractor.plans, _offered(), base_url=node.settings.base_url, oauth_urls=oauth_urls,
         update_creates=node.settings.update_creates, conditional_delete=node.settings.conditional_delete,
-        enforced=checked_types(node.settings, node.definitions), cors=bool(node.settings.cors_origins)))
+        enforced=checked_types(node.settings, node.definitions), cors=True))
     # Weak, for it stands for all forms and codings of the statement.
     return Answer(200, body, {"ETag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"})
 

@@ -632,6 +632,18 @@ def test_28_discovery_and_keys_are_for_any_origin(app: App) -> None:
         assert answer.headers["access-control-allow-origin"] == "*"
 
 
+def test_28_pages_of_registered_apps_may_call_the_fhir_door(app: App, own: Browser, patient: str) -> None:
+    here = app.fhir(app.launched(own, "launch/patient patient/Patient.rs"))
+    answer = here.get(f"Patient/{patient}", Origin="https://app.example")
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert "access-control-allow-credentials" not in answer.headers
+    preflight = here.request("OPTIONS", f"Patient/{patient}", Origin="https://app.example",
+                             Access_Control_Request_Method="GET", Access_Control_Request_Headers="authorization")
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    for stranger in ("https://evil.example", "https://app.example.evil.example", "null", ""):
+        assert "access-control-allow-origin" not in here.get(f"Patient/{patient}", Origin=stranger).headers
+
+
 def test_29_beyond_this_machine_there_is_no_plain_http(tmp_path: Path) -> None:
     """TLS itself is the deployment's: it ends before this server. What the server holds to: a base URL in the clear is
     for this machine's loopback alone, whatever a header claims, and by https browsers are told to stay there."""
