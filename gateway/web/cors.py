@@ -1,8 +1,8 @@
 """Cross-origin requests: which pages a browser lets read the FHIR door.
 
 Owns the headers of https://fetch.spec.whatwg.org/#http-cors-protocol; refuses, by saying nothing, origins that neither
-the setting ``cors_origins`` names nor an app registered (SMART: its pages call the FHIR door themselves). Credentials are never allowed: tokens travel in Authorization, which pages set
-themselves.
+the setting ``cors_origins`` names nor an app registered (SMART: its pages call the FHIR door themselves). Credentials
+are never allowed: tokens travel in Authorization, which pages set themselves.
 """
 
 from __future__ import annotations
