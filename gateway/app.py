@@ -189,6 +189,13 @@ def build_smart(settings: Settings, ring: KeyRing, database: Database, definitio
                       secrets=ring.secrets)
 
 
+def opened_smart(settings: Settings) -> Smart:
+    """The authorisation server's state for a command, beside a running gateway or without one."""
+    ring = open_ring(settings)
+    database = open_database(settings, ring)
+    return build_smart(settings, ring, database, Definitions.load(), deployment(settings).custodian)
+
+
 def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
     """Looks the bearer token up anew on every request."""
     database, tokens = node.database, smart.tokens

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.smart import logins, passwords
+from gateway.smart.accounts import find_account
 from tests.journeys.hospital import Hospital
 from tests.journeys.visitors import PASSWORD, Browser
 
@@ -82,3 +83,14 @@ def test_the_operator_lists_verifies_and_rejects(hospital: Hospital, command: Co
     assert (states["cli-1"], states["cli-2"]) == ("verified", "rejected")
     deeds = {(entry.interaction, entry.operator) for entry in hospital.audited(patient)}
     assert ("proofing-verify", True) in deeds
+
+
+def test_a_delegate_is_added_with_whom_they_represent_and_until_when(hospital: Hospital, command: Command) -> None:
+    who = ("add", "--user", "RelatedPerson/mother", "--role", "delegate", "--name", "Mother", "--represents",
+           "Patient/child")
+    assert command(*who, "--until", "2030-12-31")[0] == 0
+    account = find_account(hospital.database.reader, "RelatedPerson/mother")
+    assert account is not None
+    assert (account.represents, account.mandate_until_ms) == ("Patient/child", 1_924_992_000_000)
+    assert command(*who, "--until", "soon")[0] == 2
+    assert command(*who)[0] == 2
