@@ -6,7 +6,7 @@ https://hl7.org/fhir/R4/capabilitystatement.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,9 @@ class Offered:
 
 
 def capability_statement(definitions: Definitions, plans: Plans, offered: Sequence[Offered], *, base_url: str,
-                         token_url: str, update_creates: bool, conditional_delete: str,
+                         oauth_urls: Mapping[str, str], update_creates: bool, conditional_delete: str,
                          enforced: frozenset[str], cors: bool = False) -> dict[str, Any]:
-    """The statement of this server at ``base_url``; ``token_url`` is where clients get tokens.
+    """The statement of this server at ``base_url``; ``oauth_urls``: those of SMART's extension, by its names.
 
     ``update_creates``: whether an update to an id never used makes it; ``conditional_delete``: ``single`` or
     ``multiple``; ``enforced``: the types whose references must lead somewhere; ``cors``: whether pages elsewhere may
@@ -64,7 +64,7 @@ def capability_statement(definitions: Definitions, plans: Plans, offered: Sequen
                 "description": "Bearer tokens; every resource is checked against what its patient granted on chain",
                 "extension": [{
                     "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
-                    "extension": [{"url": "token", "valueUri": token_url}]}]},
+                    "extension": [{"url": name, "valueUri": url} for name, url in oauth_urls.items()]}]},
             "resource": [_resource(plans, name, [
                 one for one in offered if not one.system and (one.types is None or name in one.types)],
                 updateCreate=update_creates, conditionalDelete=conditional_delete,

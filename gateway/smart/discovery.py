@@ -28,7 +28,7 @@ _SCOPES: Final = (
 
 def smart_configuration(smart: Smart) -> dict[str, Any]:
     """The JSON of ``.well-known/smart-configuration``; every URL absolute."""
-    return {**_shared(smart), "management_endpoint": f"{smart.issuer}/portal/apps", "capabilities": list(CAPABILITIES)}
+    return {**_shared(smart), "management_endpoint": _manage(smart), "capabilities": list(CAPABILITIES)}
 
 
 def openid_configuration(smart: Smart) -> dict[str, Any]:
@@ -47,6 +47,24 @@ def openid_configuration(smart: Smart) -> dict[str, Any]:
     }
 
 
+def oauth_urls(smart: Smart) -> dict[str, str]:
+    """What the CapabilityStatement names for apps that look there, by the names of SMART's ``oauth-uris`` extension.
+
+    https://hl7.org/fhir/smart-app-launch/1.0.0/conformance/index.html#using-cs
+    """
+    return {
+        "authorize": smart.authorize_url, "token": smart.token_url, "introspect": smart.introspection_url,
+        "revoke": smart.revocation_url, "manage": _manage(smart), **_registration(smart, "register")}
+
+
+def _manage(smart: Smart) -> str:
+    return f"{smart.issuer}/portal/apps"
+
+
+def _registration(smart: Smart, name: str) -> dict[str, str]:
+    return {} if smart.settings.registration == "closed" else {name: f"{smart.issuer}/oauth/register"}
+
+
 def _shared(smart: Smart) -> dict[str, Any]:
     confidential, algorithms = [BASIC, JWT], sorted(ALGORITHMS)
     return {
@@ -61,8 +79,7 @@ def _shared(smart: Smart) -> dict[str, Any]:
         "code_challenge_methods_supported": ["S256"],
         "scopes_supported": list(_SCOPES),
         "authorization_response_iss_parameter_supported": True,
-        **({} if smart.settings.registration == "closed" else {
-            "registration_endpoint": f"{smart.issuer}/oauth/register"}),
+        **_registration(smart, "registration_endpoint"),
         "revocation_endpoint": smart.revocation_url,
         "revocation_endpoint_auth_methods_supported": [NONE, *confidential],
         "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
