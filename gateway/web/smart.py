@@ -60,7 +60,7 @@ def router(state: Smart) -> APIRouter:
         except Exception as error:
             return _error_response(error)
         status, headers = reply.status, dict(reply.headers)
-        if reply.body.get("error") and request.headers.get("Authorization"):
+        if reply.body.get("error") == "invalid_client" and request.headers.get("Authorization"):
             # RFC 6749 section 5.2: a client that used the header is told 401 and which scheme failed.
             status, headers["WWW-Authenticate"] = 401, 'Basic realm="OAuth"'
         return JSONResponse(dict(reply.body), status, {**headers, **_NO_STORE})
