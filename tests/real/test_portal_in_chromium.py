@@ -5,21 +5,18 @@ https://www.w3.org/TR/webauthn-2/#sctn-automation, https://eips.ethereum.org/EIP
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
+from playwright import sync_api
 
-from tests.running import Gateway, free_port
+from tests.real.chromium import chromium
+from tests.running import Gateway
 
 pytestmark = pytest.mark.real
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("no Chromium: install Debian's package chromium", allow_module_level=True)
 PASSWORD = "correct horse battery staple"
 WALLET = """
 const provider = { request: async ({ method, params }) =>
@@ -34,27 +31,26 @@ announce();
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    port = free_port()
     # A name: WebAuthn knows no addresses.
-    running = Gateway(tmp_path_factory.mktemp("gateway"), port=str(port), base_url=f"http://localhost:{port}/fhir")
-    running.port, running.base = port, f"http://127.0.0.1:{port}/fhir"
+    running = Gateway(tmp_path_factory.mktemp("gateway"), name="localhost")
     running.start()
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[sync_api.Browser]:
+def browser() -> Iterator[sync_api.Browser]:
+    path = chromium()
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def page(gateway: Gateway, chromium: sync_api.Browser) -> Iterator[sync_api.Page]:
+def page(gateway: Gateway, browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page 360 px wide; what the browser complains of (a policy broken, a script's error) fails the test."""
-    context = chromium.new_context(viewport={"width": 360, "height": 740}, base_url=f"http://localhost:{gateway.port}")
+    context = browser.new_context(viewport={"width": 360, "height": 740}, base_url=f"http://localhost:{gateway.port}")
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -107,7 +103,7 @@ def test_a_passkey_is_made_and_signs_in(gateway: Gateway, page: sync_api.Page, t
     page.get_by_role("heading", name="Welcome").wait_for()
     page.goto("/portal/account")
     assert page.get_by_text(f"Patient/{id_}").is_visible()
-    page.get_by_text("by hwk").wait_for()
+    page.get_by_text("with a passkey").wait_for()
 
 
 def test_a_wallet_is_registered_and_signs_in(gateway: Gateway, page: sync_api.Page, tmp_path: Path) -> None:
@@ -131,9 +127,9 @@ def test_a_wallet_is_registered_and_signs_in(gateway: Gateway, page: sync_api.Pa
     assert shown[-1].startswith(f"localhost:{gateway.port} wants you to sign in with your Ethereum account:")
 
 
-def test_all_but_passkeys_and_wallets_works_without_scripts(gateway: Gateway, chromium: sync_api.Browser) -> None:
-    context = chromium.new_context(java_script_enabled=False, base_url=f"http://localhost:{gateway.port}",
-                                   viewport={"width": 360, "height": 740})
+def test_all_but_passkeys_and_wallets_works_without_scripts(gateway: Gateway, browser: sync_api.Browser) -> None:
+    context = browser.new_context(java_script_enabled=False, base_url=f"http://localhost:{gateway.port}",
+                                  viewport={"width": 360, "height": 740})
     page = context.new_page()
     page.goto("/portal/sign-up")
     for label, value in (("Your name", "Cleo Example"), ("Birth date", "1970-02-03"), ("A number", "MRN 77"),
