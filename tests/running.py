@@ -28,17 +28,17 @@ def free_port() -> int:
 
 
 class Gateway:
-    """One running gateway under ``folder``."""
+    """One running gateway under ``folder``; browsers know it by ``name``."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, name: str = "127.0.0.1", **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}/fhir"
+        self.base = f"http://{name}:{self.port}/fhir"
         self.log = folder / "gateway.log"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "PROMETHEUS_"))},
             "PYTHONPATH": str(REPOSITORY), "HOST": "127.0.0.1", "PORT": str(self.port),
-            "GATEWAY_DATA_DIR": str(folder / "data"), "GATEWAY_BATCH_INTERVAL_S": "1",
+            "GATEWAY_BASE_URL": self.base, "GATEWAY_DATA_DIR": str(folder / "data"), "GATEWAY_BATCH_INTERVAL_S": "1",
             **{f"GATEWAY_{name.upper()}": value for name, value in settings.items()}}
         self.process: subprocess.Popen[bytes] | None = None
 

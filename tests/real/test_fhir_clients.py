@@ -1,26 +1,22 @@
 """FHIR clients that are not ours: PyPI's fhirclient and fhirpy, npm's fhir-kit-client and fhirclient.
 
-Each lives in an environment of its own, installed from the locks in ``tests/real/clients``.
+Each lives in an environment of its own, installed from the locks in ``tests/real/clients`` (conftest.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contracts.compile import node_command
 from tests.running import Gateway
 
 pytestmark = pytest.mark.real
 CLIENTS = Path(__file__).with_name("clients")
-INSTALL_S = 600
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +34,13 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def python_clients(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    home = tmp_path_factory.mktemp("clients") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=INSTALL_S)
-    python = str(home / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check", "-q", "--require-hashes", "-r",
-                    str(CLIENTS / "requirements.txt")], check=True, timeout=INSTALL_S)
-    return told(subprocess.run([python, str(CLIENTS / "python_clients.py"), gateway.base, gateway.token()],
+def python_clients(gateway: Gateway, foreign_python: str) -> dict[str, Any]:
+    return told(subprocess.run([foreign_python, str(CLIENTS / "python_clients.py"), gateway.base, gateway.token()],
                                capture_output=True, text=True, timeout=120, check=False))
 
 
 @pytest.fixture(scope="module")
-def node_clients(gateway: Gateway) -> dict[str, Any]:
-    node, npm = node_command()
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(node).parent), os.environ.get("PATH", "")])}
-    subprocess.run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=CLIENTS, env=environment,
-                   check=True, capture_output=True, timeout=INSTALL_S)
+def node_clients(gateway: Gateway, node: str) -> dict[str, Any]:
     return told(subprocess.run([node, "node_clients.mjs", gateway.base, gateway.token()], cwd=CLIENTS,
                                capture_output=True, text=True, timeout=120, check=False))
 
