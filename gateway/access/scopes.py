@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, cast
 from urllib.parse import quote, unquote
 
@@ -28,6 +29,11 @@ _LAUNCH = re.compile(r"launch(?:/[a-z]+(?:\?role=[\x21\x23-\x5b\x5d-\x7e]+)?)?")
 _PLAIN = frozenset({"openid", "fhirUser", "profile", "online_access", "offline_access"})
 _EXTENSION = re.compile(r"__[A-Za-z0-9_.-]+|https?://\S+")
 _COMMA = re.compile(r"(?<!\\),")
+MOST = 600
+"""Words of one scope parameter; comparing them costs their square."""
+GRANULAR_MOST = 100
+"""... and of those, with criteria: they are also multiplied with those of a ceiling."""
+_CRITERIA_MOST = 10
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,7 +59,12 @@ class ResourceScope:
 
 
 def _implies(have: Criterion, want: Criterion) -> bool:
-    return have[0] == want[0] and set(_COMMA.split(have[1])) <= set(_COMMA.split(want[1]))
+    return have[0] == want[0] and (have[1] == want[1] or _values(have[1]) <= _values(want[1]))
+
+
+@lru_cache(maxsize=1_024)
+def _values(text: str) -> frozenset[str]:
+    return frozenset(_COMMA.split(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +139,17 @@ def _canonical(scopes: Iterable[ResourceScope]) -> tuple[ResourceScope, ...]:
         letters.setdefault((scope.context, scope.type, scope.criteria), set()).update(scope.letters)
     merged = [ResourceScope(context, type_, "".join(x for x in LETTERS if x in held), criteria)
               for (context, type_, criteria), held in letters.items()]
+    near: dict[tuple[Context, str], list[ResourceScope]] = {}
+    for scope in merged:
+        near.setdefault((scope.context, scope.type), []).append(scope)
     kept = []
     for scope in merged:
+        others = near[scope.context, scope.type] + (
+            near.get((scope.context, "*"), []) if scope.type != "*" else [])
         # Two scopes that cover each other differ only in how their values are written; the lesser text stays.
         left = "".join(letter for letter in scope.letters if not any(
             other != scope and other.covers(scope, letter)
-            and not (scope.covers(other, letter) and scope < other) for other in merged))
+            and not (scope.covers(other, letter) and scope < other) for other in others))
         if left:
             kept.append(ResourceScope(scope.context, scope.type, left, scope.criteria))
     return tuple(sorted(kept))
@@ -158,7 +174,7 @@ def parse_strict(text: str, *, types: Container[str] | None = None,
     ``types`` are the resource types served; ``knows(type, parameter)`` says which parameters can be searched.
     """
     resources, others = [], set()
-    for word in text.split():
+    for word in words_of(text):
         found = _scope(word, types, knows)
         if isinstance(found, str):
             raise OAuthError("invalid_scope", found)
@@ -167,6 +183,14 @@ def parse_strict(text: str, *, types: Container[str] | None = None,
         else:
             resources.append(found)
     return ScopeSet(tuple(resources), frozenset(others))
+
+
+def words_of(text: str) -> list[str]:
+    """The scopes of a request, as they stand. Raises OAuthError ``invalid_scope`` for more than can be compared."""
+    words = text.split()
+    if len(words) > MOST or sum("?" in word for word in words) > GRANULAR_MOST:
+        raise OAuthError("invalid_scope", f"at most {MOST} scopes, {GRANULAR_MOST} of them with parameters")
+    return words
 
 
 def _scope(word: str, types: Container[str] | None,
@@ -189,7 +213,10 @@ def _scope(word: str, types: Container[str] | None,
     if not _LETTERS.fullmatch(action):
         return f"{word}: {action} is not made of c, r, u, d, s in this order"
     criteria = []
-    for pair in query.split("&") if query is not None else ():
+    pairs = query.split("&") if query is not None else []
+    if len(pairs) > _CRITERIA_MOST:
+        return f"a scope has at most {_CRITERIA_MOST} parameters"
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         name, value_text = unquote(name), unquote(value)
         if not equals or not value_text or "=" in value or "?" in value:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from authlib.oauth2.rfc6749 import ClientMixin, InvalidScopeError, OAuth2Request
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 
-from gateway.access.scopes import ScopeSet, as_v1
+from gateway.access.scopes import ScopeSet, as_v1, words_of
 from gateway.errors import OAuthError
 from gateway.smart.assertion import Authenticated
 from gateway.smart.clients import Client
@@ -111,14 +111,19 @@ def asked_by_app(smart: Smart, client: Client, scope: str) -> ScopeSet:
     a granular one that cannot be honoured is refused: what it means to narrow is not for us to guess. Raises Authlib's
     InvalidScopeError.
     """
-    asked = ScopeSet()
-    for word in scope.split():
-        try:
-            asked = asked.union(smart.parse_scope(word))
-        except OAuthError as error:
-            if "?" in word:
-                raise InvalidScopeError(description=plain(error.description)) from error
-    asked = asked.narrow(client.scopes)
+    known = []
+    try:
+        for word in words_of(scope):
+            try:
+                known.append(smart.parse_scope(word))
+            except OAuthError:
+                if "?" in word:
+                    raise
+    except OAuthError as error:
+        raise InvalidScopeError(description=plain(error.description)) from error
+    # One union, not one for each word: making a set compares all of it.
+    asked = ScopeSet(tuple(scope for one in known for scope in one.resources),
+                     frozenset().union(*(one.others for one in known))).narrow(client.scopes)
     if not asked.resources and "openid" not in asked.others:
         raise InvalidScopeError(description="nothing of the scope is within the client's registration")
     return asked

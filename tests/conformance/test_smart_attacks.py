@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -123,6 +124,21 @@ def test_errors_after_the_redirect_is_trusted_carry_state_and_issuer(
     assert told["iss"] == app.found["issuer"]
     assert told.get("state") == changes.get("state", app.state)
     assert "code" not in told
+
+
+def test_a_scope_too_long_to_compare_is_refused_at_once(app: App) -> None:
+    """One request of a stranger keeps no worker busy (RFC 9700 section 4; the client id of an app is public)."""
+    granular = " ".join(f"patient/Observation.r?code=a{number}" for number in range(101))
+    parameters = "patient/Observation.r?" + "&".join(f"code=a{number}" for number in range(11))
+    for scope in (granular, "patient/Observation.rs " * 601, parameters):
+        begun = time.monotonic()
+        answer = app.authorize(scope, by="POST")
+        assert time.monotonic() - begun < 2
+        assert app.told(answer)["error"] == "invalid_scope"
+    begun = time.monotonic()
+    most = [*(f"patient/Observation.r?code=a{number}" for number in range(100)), *["patient/Patient.rs"] * 500]
+    assert app.authorize(" ".join(most), by="POST").headers["Location"].startswith("/oauth/authorize/")
+    assert time.monotonic() - begun < 2
 
 
 def test_scopes_nobody_knows_are_left_out_and_told_by_what_is_granted(app: App, browser: Browser) -> None:
