@@ -1,4 +1,4 @@
-"""A client that is not ours: Authlib's, with ``private_key_jwt`` and ES384, against the running server.
+"""A client that is not ours: Authlib's, with ``private_key_jwt``, ES384 and RS384, against the running server.
 
 SMART Backend Services: https://hl7.org/fhir/smart-app-launch/backend-services.html; RFC 7523, RFC 8414.
 """
@@ -14,7 +14,7 @@ import httpx
 import pytest
 from authlib.integrations.httpx_client import OAuth2Client, OAuthError
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, RSAKey
 
 from tests.running import Gateway
 
@@ -49,10 +49,11 @@ def configuration(gateway: Gateway) -> dict[str, object]:
     return found
 
 
-def session(gateway: Gateway, client_id: str, key: ECKey, *, scope: str = SCOPE, life_s: int = 240) -> OAuth2Client:
+def session(gateway: Gateway, client_id: str, key: ECKey | RSAKey, *, scope: str = SCOPE,
+            life_s: int = 240) -> OAuth2Client:
     """Authlib's assertions live an hour by default, SMART allows five minutes."""
     token_url = str(configuration(gateway)["token_endpoint"])
-    method = PrivateKeyJWT(token_url, alg="ES384", headers={"kid": "feed-2026", "typ": "JWT"},
+    method = PrivateKeyJWT(token_url, alg=str(key.alg), headers={"kid": "feed-2026", "typ": "JWT"},
                            claims={"exp": int(time.time()) + life_s})
     made = OAuth2Client(client_id, key, token_endpoint=token_url, scope=scope, timeout=30,
                         token_endpoint_auth_method="private_key_jwt",
@@ -92,6 +93,15 @@ def test_a_foreign_client_gets_a_token_creates_and_reads(gateway: Gateway, clien
         assert refused.status_code == 403, refused.text
 
 
+def test_an_rsa_key_does_as_well(gateway: Gateway, tmp_path: Path) -> None:
+    key = RSAKey.generate_key(2048, parameters={"kid": "feed-2026", "use": "sig", "alg": "RS384"}, private=True)
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+    id_ = gateway.run("client", "add", "--name", "Imaging", "--jwks", str(jwks), "--scope", SCOPE).stdout.strip()
+    with session(gateway, id_, key) as client:
+        assert set(client.fetch_token(grant_type="client_credentials")["scope"].split()) == set(SCOPE.split())
+
+
 def test_an_assertion_is_taken_once(gateway: Gateway, client_id: str, key: ECKey) -> None:
     """RFC 7523 section 3, point 7: no replay."""
     with session(gateway, client_id, key) as client:
@@ -107,7 +117,7 @@ def test_an_assertion_that_lives_too_long_is_refused(gateway: Gateway, client_id
 
 
 def test_another_key_is_refused(gateway: Gateway, client_id: str) -> None:
-    other = ECKey.generate_key("P-384", parameters={"kid": "feed-2026"}, private=True)
+    other = ECKey.generate_key("P-384", parameters={"kid": "feed-2026", "alg": "ES384"}, private=True)
     with session(gateway, client_id, other) as client, pytest.raises(OAuthError, match="invalid_client"):
         client.fetch_token(grant_type="client_credentials")
 
