@@ -75,10 +75,22 @@ def _refresh_token(smart: Smart, secret: str) -> StoredToken | None:
     presented = None if row is None else present(smart, "refresh_token", secret, None)
     if row is None or presented is None:
         return None
-    of = presented.authorization
+    return _refreshing(secret, presented.authorization, int(str(row[0])), int(str(row[1])))
+
+
+def _ever_refreshed(smart: Smart, secret: str) -> StoredToken | None:
+    """A refresh token, used or not: whoever used it, what came of it hangs on the same authorization."""
+    reader = smart.database.reader
+    row = next(reader.execute("SELECT authorization, issued_ms, expires_ms FROM refresh_token WHERE hash=?",
+                              (smart.tokens.hash(secret),)), None)
+    of = None if row is None else find_authorization(reader, str(row[0]))
+    return None if row is None or of is None else _refreshing(secret, of, int(str(row[1])), int(str(row[2])))
+
+
+def _refreshing(secret: str, of: Authorization, issued_ms: int, expires_ms: int) -> StoredToken:
     return StoredToken(
         secret=Secret(secret), client_id=of.client, user=of.user, scopes=of.scopes, told=told(of.scopes, v1=of.v1),
-        issued_ms=int(str(row[0])), expires_ms=int(str(row[1])), grant=None, authorization=of)
+        issued_ms=issued_ms, expires_ms=expires_ms, grant=None, authorization=of)
 
 
 class Revocation(RevocationEndpoint):  # type: ignore[misc]  # Authlib has no types
@@ -88,7 +100,8 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]  # Authlib has no ty
         _check_token(request)
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> StoredToken | None:
-        return stored_token(self.server.smart, token_string)
+        find = _ever_refreshed if token_string.startswith(REFRESH_PREFIX) else stored_token
+        return find(self.server.smart, token_string)
 
     def revoke_token(self, token: StoredToken, request: FormRequest) -> None:
         """An access token ends alone; with a refresh token ends all its authorization gave (RFC 7009 section 2.1)."""

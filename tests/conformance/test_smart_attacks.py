@@ -261,6 +261,19 @@ def test_what_a_token_stands_on_ends_it_at_once(hospital: Hospital, browser: Bro
     assert app.ask_about(token["refresh_token"]) == {"active": False}
 
 
+def test_revoking_with_a_refresh_token_that_was_used_ends_what_came_of_it(app: App, other: App, browser: Browser) -> None:
+    """RFC 7009 section 2.1: told 200, a client whose token a thief has used rests assured that all of it ended."""
+    first = app.launched(browser, SCOPE, how_long="offline")
+    stolen = app.refresh(first["refresh_token"]).json()
+    url = app.found["revocation_endpoint"]
+    refused(other.request("POST", url, data={"token": first["refresh_token"], "client_id": other.id}), "invalid_grant")
+    assert app.fhir(stolen).get("Patient").status_code == 200
+    assert app.ask_about(first["refresh_token"]) == {"active": False}  # asking ends nothing
+    assert app.fhir(stolen).get("Patient").status_code == 200
+    assert app.request("POST", url, data={"token": first["refresh_token"], "client_id": app.id}).status_code == 200
+    assert dead(app, stolen)
+
+
 def test_only_its_own_client_revokes(app: App, other: App, browser: Browser) -> None:
     token = app.launched(browser, SCOPE, how_long="offline")
     for secret in (token["access_token"], token["refresh_token"]):
