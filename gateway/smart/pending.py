@@ -79,7 +79,7 @@ def find(connection: apsw.Connection, smart: Smart, handle: str) -> PendingAutho
     """``pending``, as an open transaction sees it."""
     row = _row(connection, smart, handle)
     client = None if row is None else find_client(connection, row[0])
-    if row is None or client is None or not client.stands:
+    if row is None or client is None or not client.stands or row[3] not in client.redirect_uris:
         raise NotFound("this authorization was decided, has expired, or never was: start again from the app")
     launch = None if row[7] is None else launch_of(connection, row[7])
     if row[7] is not None and launch is None:

@@ -323,6 +323,18 @@ def test_every_answer_names_its_issuer(app: App, browser: Browser) -> None:
     assert app.found["authorization_response_iss_parameter_supported"] is True
 
 
+def test_a_redirect_uri_taken_away_meanwhile_gets_no_code(hospital: Hospital, browser: Browser) -> None:
+    """What a client registers counts when the code is sent, not when it was asked for."""
+    app = App(hospital)
+    page = app.shown(browser, SCOPE)
+    hospital.database.transact(lambda tx: tx.execute(
+        "UPDATE client SET redirect_uris='https://app.example/new' WHERE id=?", (app.id,)))
+    for step in ("allow", "deny"):
+        answer = browser.submit(page.form(step), step)
+        assert answer.status == 404
+        assert "location" not in answer.response.headers
+
+
 def test_a_decided_request_is_over(app: App, browser: Browser) -> None:
     page = app.shown(browser, SCOPE)
     form = page.form("allow")
