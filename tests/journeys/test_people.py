@@ -176,6 +176,16 @@ def test_the_records_office_verifies_patients_alone_and_nobody_themselves(hospit
     assert plain.post(f"/portal/proofing/{doctor}/reject", {"reason": "no"}).status_code == 403
 
 
+def test_those_who_wait_for_another_hide_nobody(hospital: Hospital) -> None:
+    """However many sign up as clinicians, the records office sees the patients."""
+    _, doctor = waiting_login(hospital, "eva", wanted="clinician")
+    _, ill = waiting_login(hospital, "eli")
+    hospital.database.transact(lambda tx: tx.execute("UPDATE login SET created_ms=1 WHERE id=?", (doctor,)))
+    hospital.database.transact(lambda tx: tx.execute("UPDATE login SET created_ms=2 WHERE id=?", (ill,)))
+    office = proofing.Decider(user="Practitioner/office", role="records-office")
+    assert [one.id for one in proofing.waiting(hospital.smart, office, limit=1)] == [ill]
+
+
 def test_unknown_wrong_and_delayed_are_one_answer(hospital: Hospital) -> None:
     patient(hospital, "gil")
     hospital.database.transact(lambda tx: tx.execute("DELETE FROM sign_in_failure"))
