@@ -118,7 +118,7 @@ def add(smart: Smart, *, login: str, bound: str, name: str, credential: Any,
             credential=given, expected_challenge=base64url_to_bytes(handle), expected_rp_id=_rp_id(smart),
             expected_origin=web_origin(smart.settings), require_user_verification=True,
             supported_pub_key_algs=list(_ALGORITHMS))
-    except (WebAuthnException, ValueError) as error:
+    except (WebAuthnException, ValueError, TypeError, LookupError, AttributeError) as error:
         raise Unprocessable("the passkey was not made as asked") from error
     said = " ".join(name.split())[:60]
 

@@ -274,6 +274,13 @@ def test_a_passkey_is_added_in_a_fresh_session_verified_and_once(hospital: Hospi
         stranger.get("/portal/sign-in")
         answer = stranger.script("/portal/passkey/sign-in", {"credential": junk})
         assert (answer.status_code, answer.json()["error"]) == (403, REFUSED)
+    # Attestations that cannot be: no key type, no statement, no certificate.
+    for cose, fmt in (({3: -7}, "none"), ({1: 9}, "none"), ({1: 2, 3: -7, -1: 1, -2: b"1", -3: b"2"}, "packed")):
+        options = browser.script("/portal/account/passkeys/options", {}).json()
+        wrong = Authenticator()
+        wrong.cose, wrong.format = cose, fmt
+        answer = browser.script("/portal/account/passkeys", {"name": "x", "credential": wrong.make(options)})
+        assert answer.status_code == 422, cose
     grow_old(hospital)
     assert browser.get("/portal/account").status_code == 200
     assert "sign in again" in browser.text

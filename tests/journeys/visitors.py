@@ -149,6 +149,8 @@ class Authenticator:
         self.origin = origin
         self.rp_id = rp_id
         self.flags = 0x05 if verifies else 0x01
+        self.format = "none"
+        self.cose: dict[int, Any] | None = None
 
     def make(self, options: dict[str, Any]) -> dict[str, Any]:
         """``navigator.credentials.create``."""
@@ -156,7 +158,7 @@ class Authenticator:
         client = self._client_data("webauthn.create", options["challenge"])
         attested = bytes(16) + struct.pack(">H", len(self.id)) + self.id + self._cose()
         data = self._data(self.flags | 0x40) + attested
-        attestation = _cbor({"fmt": "none", "attStmt": {}, "authData": data})
+        attestation = _cbor({"fmt": self.format, "attStmt": {}, "authData": data})
         return self._credential({"clientDataJSON": url64(client), "attestationObject": url64(attestation)})
 
     def sign(self, options: dict[str, Any], *, counter: int | None = None) -> dict[str, Any]:
@@ -179,6 +181,8 @@ class Authenticator:
         return hashlib.sha256(self.rp_id.encode()).digest() + struct.pack(">BI", flags, self.counter)
 
     def _cose(self) -> bytes:
+        if self.cose is not None:
+            return _cbor(self.cose)
         point = self.key.public_key().public_numbers()
         return _cbor({1: 2, 3: -7, -1: 1, -2: point.x.to_bytes(32, "big"), -3: point.y.to_bytes(32, "big")})
 
