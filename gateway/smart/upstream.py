@@ -30,6 +30,7 @@ from gateway.errors import Misconfigured, Unavailable, Unprocessable
 from gateway.outgoing import Pinned, Rule
 from gateway.smart import ceremonies
 from gateway.smart.issuer import Smart
+from gateway.smart.sessions import LIFE_MS
 
 CALLBACK: Final = "/portal/upstream/callback"
 _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -94,10 +95,12 @@ class Upstream:
         with self._client() as client:
             url, state = client.create_authorization_url(
                 str(metadata.table["authorization_endpoint"]), state=secrets.token_urlsafe(24), nonce=nonce,
-                code_verifier=verifier, **({"prompt": "login", "max_age": "0"} if anew else {}))
+                code_verifier=verifier,
+                # Asked for a max_age, the provider must say when it saw them (OpenID Connect Core section 2).
+                **({"prompt": "login", "max_age": "0"} if anew else {"max_age": str(LIFE_MS // 1_000)}))
         smart.database.transact(lambda connection: ceremonies.begin(
             connection, smart, "upstream", state, bound=bound, now_ms=smart.now_ms(),
-            body={"nonce": nonce, "verifier": verifier, "next": next_path}))
+            body={"nonce": nonce, "verifier": verifier, "next": next_path, "anew": anew}))
         return str(url)
 
     def finish(self, smart: Smart, query: Mapping[str, str], *, bound: str) -> Identity:
@@ -116,8 +119,10 @@ class Upstream:
         token = self._token(metadata, query["code"], str(body["verifier"]))
         claims = self._claims(token.get("id_token"), str(body["nonce"]), now_ms)
         shown_s = claims.get("auth_time")
-        return Identity(issuer=self.issuer, subject=str(claims["sub"]), next_path=body["next"],
-                        auth_time_ms=int(shown_s * 1_000) if isinstance(shown_s, (int, float)) else None)
+        shown_ms = int(shown_s * 1_000) if isinstance(shown_s, (int, float)) else None
+        if shown_ms is None and not body["anew"]:
+            shown_ms = now_ms - LIFE_MS  # signed in there at some time: it proves nothing of now
+        return Identity(issuer=self.issuer, subject=str(claims["sub"]), next_path=body["next"], auth_time_ms=shown_ms)
 
     def _token(self, metadata: _Metadata, code: str, verifier: str) -> Mapping[str, Any]:
         try:

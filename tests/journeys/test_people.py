@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -617,6 +618,16 @@ def test_the_hospitals_identity_provider_signs_in_whom_it_was_linked_to(tmp_path
         assert session is not None
         assert (session.user, session.auth_time_ms) == ("Practitioner/ada", 1_700_000_000_000)
         assert "prompt=login" in browser.get("/portal/upstream?next=/portal/account").headers["location"]
+        # Who is signed in at the provider still has not shown anew who they are, session here or not.
+        for claims, fresh in (({}, False), ({"auth_time": int(time.time()) - 3_600}, False),
+                              ({"auth_time": int(time.time())}, True)):
+            provider.claims, alone = claims, Browser(hospital)
+            away = alone.get("/portal/upstream?next=/portal/account").headers["location"]
+            assert parse_qs(urlsplit(away).query)["max_age"] == [str(sessions.LIFE_MS // 1_000)]
+            assert alone.get(provider.authorize(away)).headers["location"] == "/portal/account"
+            session = session_of(hospital, alone)
+            assert session is not None
+            assert session.is_recent(hospital.smart.now_ms()) is fresh, claims
         assert provider.secrets_seen[-1].startswith("Basic ")
         refuse_spoiled_answers(hospital, provider)
     finally:
