@@ -1,7 +1,8 @@
 """``/oauth/clients``: administrators list the clients of the hospital and decide about those that wait.
 
 Owns who counts as an administrator (by role, from a proofed account; a bearer token, or the portal's session with its
-CSRF token), and the JSON; refuses the token of an app that registered itself, which else could approve itself.
+CSRF token), and the JSON; refuses the token an administrator let an app have, whatever its scope: no screen asked them
+for the hospital's clients. What the operator minted counts, but through an app that registered itself.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def _decider(smart: Smart, request: Request) -> Decider:
     grant = grant_of(smart, request)
     if grant.role != _ROLE or grant.user is None:
         raise Forbidden("this is for administrators")
+    if not grant.minted_by_operator:
+        raise Forbidden("an app decides about no client, whoever uses it: use the portal, or `gateway client`")
     if find_registration(smart.database.reader, grant.client_id) is not None:
         raise Forbidden("an app that registered itself decides about no client, whoever uses it")
     return Decider(user=grant.user, role=grant.role, client=grant.client_id)

@@ -261,7 +261,8 @@ def test_what_a_token_stands_on_ends_it_at_once(hospital: Hospital, browser: Bro
     assert app.ask_about(token["refresh_token"]) == {"active": False}
 
 
-def test_revoking_with_a_refresh_token_that_was_used_ends_what_came_of_it(app: App, other: App, browser: Browser) -> None:
+def test_revoking_with_a_refresh_token_that_was_used_ends_what_came_of_it(app: App, other: App,
+                                                                          browser: Browser) -> None:
     """RFC 7009 section 2.1: told 200, a client whose token a thief has used rests assured that all of it ended."""
     first = app.launched(browser, SCOPE, how_long="offline")
     stolen = app.refresh(first["refresh_token"]).json()
@@ -303,6 +304,21 @@ def test_no_secret_passes_for_another_kind(app: App, browser: Browser) -> None:
     who = app.get(f"{app.found['issuer']}/oauth/userinfo", headers={
         "Authorization": f"Bearer {token['refresh_token']}"})
     assert who.status_code == 401
+
+
+def test_an_app_an_administrator_uses_decides_about_no_client(hospital: Hospital) -> None:
+    """Confused deputy: they let it know who they are, and it would let in, close or take over every client."""
+    app, victim = App(hospital), App(hospital, auth="client_secret_basic")
+    made = Browser(hospital).sign_in("Practitioner/chief", role="administrator")
+    try:
+        for scope in ("openid", "openid user/*.cruds"):
+            client = app.fhir(app.launched(made, scope))
+            url = f"{app.found['issuer']}/oauth/clients"
+            assert client.request("GET", url).status_code == 403
+            assert client.request("POST", f"{url}/{victim.id}/rotate-secret", {},
+                                  Content_Type="application/json").status_code == 403
+    finally:
+        made.close()
 
 
 def test_an_access_token_without_openid_says_nothing_of_its_person(hospital: Hospital, app: App,
