@@ -28,6 +28,6 @@ def sweep_authorizations(connection: apsw.Connection, now_ms: int) -> int:
         connection.execute(f"DELETE FROM {table} WHERE authorization IN (SELECT id FROM authorization "  # noqa: S608
                            "WHERE revoked_ms<?)", (now_ms - _KEPT_MS,))
     connection.execute("DELETE FROM authorization WHERE revoked_ms<?", (now_ms - _KEPT_MS,))
-    connection.execute("DELETE FROM authorization_request WHERE expires_ms<?", (now_ms - _KEPT_MS,))
+    connection.execute("DELETE FROM authorization_request WHERE expires_ms<?", (now_ms,))
     sweep_keys(connection, now_ms)
     return connection.total_changes() - before

@@ -126,6 +126,19 @@ def test_errors_after_the_redirect_is_trusted_carry_state_and_issuer(
     assert "code" not in told
 
 
+def test_requests_nobody_can_answer_any_more_are_not_kept(hospital: Hospital, app: App) -> None:
+    """Strangers make them: each is gone with the first sweep after its half hour."""
+    handle = app.authorize(SCOPE).headers["Location"].rpartition("/")[2]
+    hashed = hospital.smart.tokens.hash(handle)
+
+    def kept(now_ms: int) -> bool:
+        hospital.database.transact(lambda tx: sweep_authorizations(tx, now_ms))
+        return bool(hospital.database.reader.execute(
+            "SELECT 1 FROM authorization_request WHERE hash=?", (hashed,)).fetchall())
+    assert kept(hospital.smart.now_ms())
+    assert not kept(hospital.smart.now_ms() + 31 * 60_000)
+
+
 def test_a_scope_too_long_to_compare_is_refused_at_once(app: App) -> None:
     """One request of a stranger keeps no worker busy (RFC 9700 section 4; the client id of an app is public)."""
     granular = " ".join(f"patient/Observation.r?code=a{number}" for number in range(101))
