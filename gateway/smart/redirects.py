@@ -17,6 +17,7 @@ from gateway.errors import Unprocessable
 MAX_URIS: Final = 20
 _MAX_CHARACTERS: Final = 1_000
 _URI: Final = re.compile(r"[!$%&'()*+,./0-9:;=?@A-Z\[\]_a-z~\-]+")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")  # what a page's policy can name
 _PRIVATE_USE: Final = re.compile(r"[a-z][a-z0-9+\-]*(?:\.[a-z0-9+\-]+)+")  # RFC 8252 section 7.1: a reversed domain
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -33,7 +34,7 @@ def check_redirect_uri(uri: str) -> str:
         raise Unprocessable("a redirect URI cannot be read") from None
     if _PRIVATE_USE.fullmatch(parts.scheme):
         return uri
-    if parts.scheme not in ("https", "http") or not host or "@" in parts.netloc:
+    if parts.scheme not in ("https", "http") or not host or not _HOST.fullmatch(parts.netloc):
         raise Unprocessable("a redirect URI is https, or an app's own scheme, a reversed domain (com.example.app:/)")
     if parts.scheme == "http" and host not in LOOPBACK:
         raise Unprocessable("a redirect URI is https; plain http leads to this machine's loopback alone")
