@@ -57,6 +57,9 @@ _DONE: Final = frozenset({"NonceUsed", "GrantExists", "AlreadyRevoked", "EpochMi
 _OURS: Final = frozenset({"NotMember"})
 """Refusals that are the hospital's to mend, not the patient's act that is wrong."""
 _OURS_WAIT_MS: Final = 30_000
+_TURN_MS: Final = 1_000
+"""After so long the follower gets its turn: where each transaction waits for a block of its own, sixty would stop its
+heartbeat, and every grant with it."""
 _DOUBT_MS: Final = 3_000
 
 
@@ -84,8 +87,10 @@ class Relay:
         if self._quiet.still((tip, stand, found)):
             return False
         queue, head = self._sender.look(), tip.number
-        moved = False
+        moved, until_ms = False, self._sender.clock() + _TURN_MS
         for intent in found:
+            if moved and self._sender.clock() > until_ms:
+                break
             own = attempts.of_job(reader, "intent", intent.pk)
             became = self._sender.mined(own, lambda receipt, call=intent.call: any(  # type: ignore[misc]  # bound here
                 _is(event, call) for event in receipt.events))

@@ -12,7 +12,7 @@ from eth_account.messages import encode_typed_data
 from gateway.access.typed_data import kind_of
 from gateway.ledger.chain import GrantCall, RevokeCall
 from gateway.ledger.relay import refuse
-from gateway.records import finality, revoking, signing
+from gateway.records import finality, notices, revoking, signing
 from gateway.smart.accounts import add_user
 from gateway.smart.clients import add_client
 from gateway.store import journal, outbox, provisions
@@ -138,8 +138,9 @@ def test_the_patient_of_a_reference_with_a_version_is_the_patient_named(hospital
 def test_a_paper_consent_is_attested_by_the_records_office(hospital: Hospital, patient: str) -> None:
     add_user(hospital.smart, fhir_user="Practitioner/paper-1", role="records-office", name="Records office")
     office = hospital.clinician("paper-1", purpose="HOPERAT")
-    told = {"verified": True, "verifiedWith": {"reference": f"Patient/{patient}"}, "verificationDate": "2026-01-02"}
-    id_ = proposed(office, patient, verification=[told])
+    verified = {"verified": True, "verifiedWith": {"reference": f"Patient/{patient}"},
+                "verificationDate": "2026-01-02"}
+    id_ = proposed(office, patient, verification=[verified])
     assert signed(office, id_, kind="custodial").status_code == 403
     assert signed(hospital.patient(patient), id_, kind="attested").status_code == 403
     assert signed(office, id_, kind="attested").status_code == 200
@@ -148,6 +149,12 @@ def test_a_paper_consent_is_attested_by_the_records_office(hospital: Hospital, p
     [act] = [one for one in outbox.open_intents(hospital.database.reader, limit=1000) if one.consent == id_]
     assert isinstance(act.call, GrantCall)
     assert kind_of(act.call.nonce) == "attested"
+    while notices.step(hospital.node):
+        pass
+    told = [entry["resource"] for entry in hospital.patient(patient).get(
+        f"Communication?recipient=Patient/{patient}").json().get("entry", ())]
+    assert [one["topic"]["coding"][0]["code"] for one in told if one["topic"]["coding"][0]["code"] in (
+        "attested", "ended")] == ["attested"]
     assert hospital.patient(patient).request("POST", f"Consent/{id_}/$revoke").status_code == 200
     assert states(hospital, id_) == ["revoked"]
 

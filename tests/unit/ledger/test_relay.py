@@ -281,6 +281,25 @@ def test_a_revoke_all_goes_after_the_grants_sent_before_it(world: World) -> None
     assert world.chain.granted_count(PATIENT) == 0
 
 
+def test_many_acts_leave_the_follower_its_turn(world: World) -> None:
+    """On a chain where each transaction waits for its block a burst would otherwise stop the heartbeat."""
+    for number in range(1, 21):
+        enqueue(world, "grant", grant(number), consent=f"c{number}")
+    estimate = world.chain.estimate
+
+    def slow(call: Any) -> int:
+        world.now_ms += 400
+        return estimate(call)
+
+    world.chain.estimate = slow  # type: ignore[method-assign]  # of this test's own simulator
+    before = world.now_ms
+    assert world.relay.poll()
+    assert world.now_ms - before < 2_000
+    assert 0 < sent(world) < 20
+    world.settle()
+    assert world.states("intent") == ["final"] * 20
+
+
 def test_a_grant_withdrawn_while_the_relay_looks_is_not_sent(world: World) -> None:
     id_ = enqueue(world, "grant", grant())
     estimate = world.chain.estimate
