@@ -45,7 +45,7 @@ from gateway.records.node import Node, TypeRules
 from gateway.records.notices import Notices
 from gateway.records.paging import PageLinks
 from gateway.records.versions import Versions
-from gateway.smart import ceremonies, lockout, sessions
+from gateway.smart import ceremonies, lockout, logins, sessions
 from gateway.smart.clients import is_app_origin
 from gateway.smart.discovery import oauth_urls
 from gateway.smart.failures import Failures, sweep_failures
@@ -370,7 +370,8 @@ def run_ledger(settings: Settings) -> None:
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
               custodian=deployment(settings).custodian, stop=stop,
               sweeps=(sweep, sweep_authorizations, sweep_launches, sweep_registrations, sweep_failures,
-                      sessions.sweep, ceremonies.sweep, lockout.sweep, jobs.sweep, directory.sweep, finality.sweep),
+                      sessions.sweep, logins.sweep, ceremonies.sweep, lockout.sweep, jobs.sweep, directory.sweep,
+                      finality.sweep),
               ended=finality.ended)
     carrying_out.join(_JOIN_S)
 

@@ -22,6 +22,9 @@ from gateway.smart import one_time_codes, passwords, sessions
 from gateway.smart.issuer import Smart
 from gateway.smart.sealing import open_sealed, seal
 
+FORGOTTEN_MS: Final = 90 * 24 * 3_600_000
+"""How long a sign-up waits for somebody to decide on it."""
+_AT_ONCE: Final = 500
 WANTED: Final = ("patient", "clinician")
 LoginState = Literal["waiting", "verified", "rejected", "closed"]
 _NAME: Final = re.compile(r"[\w.@+\-]{3,100}")
@@ -210,6 +213,17 @@ def audit_login(smart: Smart, connection: apsw.Connection, interaction: str, act
         smart.audit(connection, entry, patient)
     except KeyDestroyed:  # an erased patient has no audit of their own any more
         smart.audit(connection, entry, None)
+
+
+def sweep(connection: apsw.Connection, now_ms: int) -> int:
+    """Delete sign-ups nobody decided on in time, with all that hangs on them; how many rows went."""
+    before = connection.total_changes()
+    for (login_id,) in connection.execute("SELECT id FROM login WHERE state='waiting' AND created_ms<? LIMIT ?",
+                                          (now_ms - FORGOTTEN_MS, _AT_ONCE)).fetchall():
+        for table in ("session", "passkey", "recovery_code", "upstream_identity"):
+            connection.execute(f"DELETE FROM {table} WHERE login=?", (login_id,))  # noqa: S608
+        connection.execute("DELETE FROM login WHERE id=?", (login_id,))
+    return connection.total_changes() - before
 
 
 def totp_place(login_id: str) -> str:

@@ -187,6 +187,26 @@ def test_those_who_wait_for_another_hide_nobody(hospital: Hospital) -> None:
     assert [one.id for one in proofing.waiting(hospital.smart, office, limit=1)] == [ill]
 
 
+def test_sign_ups_nobody_decided_on_are_forgotten(hospital: Hospital) -> None:
+    """Anybody makes them; with them go the birth date and the number, which are kept for the decision alone."""
+    old, login = waiting_login(hospital, "una")
+    assert old.add_passkey(Authenticator()).status_code == 201
+    _, young = waiting_login(hospital, "ulf")
+    _, id_ = patient(hospital, "uwe")
+    long_ago = hospital.smart.now_ms() - logins.FORGOTTEN_MS - 1
+    hospital.database.transact(lambda tx: tx.execute(
+        "UPDATE login SET created_ms=? WHERE id=? OR fhir_user=?", (long_ago, login, f"Patient/{id_}")))
+    assert hospital.database.transact(lambda tx: logins.sweep(tx, hospital.smart.now_ms())) > 0
+    reader = hospital.database.reader
+    assert logins.find_login(reader, login) is None
+    assert logins.find_login(reader, young) is not None
+    assert [one.state for one in logins.logins_of(reader, f"Patient/{id_}")] == ["verified"]
+    assert session_of(hospital, old) is None
+    for table in ("session", "passkey"):
+        assert not reader.execute(f"SELECT 1 FROM {table} WHERE login=?", (login,)).fetchall()
+    assert waiting_login(hospital, "una")[1] != login  # the name is free again
+
+
 def test_unknown_wrong_and_delayed_are_one_answer(hospital: Hospital) -> None:
     patient(hospital, "gil")
     hospital.database.transact(lambda tx: tx.execute("DELETE FROM sign_in_failure"))
