@@ -83,7 +83,8 @@ class SessionShown:
 def web_origin(settings: Settings) -> str:
     """The origin browsers see, without a default port."""
     parts = urlsplit(settings.base_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+    default = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower().removesuffix(default)}"
 
 
 def is_secure(settings: Settings) -> bool:

@@ -588,6 +588,18 @@ def test_cookies_are_bound_to_the_host_over_https(tmp_path: Path) -> None:
         secure.close()
 
 
+def test_a_base_url_that_names_its_default_port_signs_people_in(tmp_path: Path) -> None:
+    """Browsers leave the port out of the Origin (RFC 6454 section 6.2)."""
+    secure = Hospital(tmp_path / "port", base_url="https://hospital.example:443/fhir")
+    try:
+        browser = Browser(secure, origin="https://hospital.example")
+        answer = browser.sign_up("ned")
+        assert (answer.status_code, answer.headers.get("location")) == (303, "/portal/sign-in?made=1")
+        assert browser.sign_in("ned").status_code == 303
+    finally:
+        secure.close()
+
+
 def test_plain_http_away_from_loopback_signs_nobody_in(tmp_path: Path) -> None:
     plain = Hospital(tmp_path / "plain", base_url="http://hospital.example/fhir")
     try:
