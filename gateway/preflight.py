@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import apsw
 import httpx
@@ -69,6 +70,7 @@ def problems(settings: Settings, *, transport: httpx.BaseTransport | None = None
             *python(sys.version_info[:2]),
             *workers(settings, os.cpu_count() or 1),
             *port(settings, runs=runs),
+            *doors(settings),
             *folders(settings),
             *disk(settings, free_bytes(settings.data_dir)),
             *key_files(settings),
@@ -107,6 +109,17 @@ def port(settings: Settings, *, runs: bool) -> Found:
                           mend="set HOST to 127.0.0.1, or to an address `ip addr` shows")
         except (OSError, OverflowError) as error:
             yield _taken(settings, error, runs=runs)
+
+
+def doors(settings: Settings) -> Found:
+    """People can sign in, and are told apart by where they come from."""
+    parts = urlsplit(settings.base_url)
+    if parts.scheme == "https" and not settings.trusted_proxies:
+        yield Problem(what="TLS ends at a proxy whose X-Forwarded-For is not believed: everybody counts as one address",
+                      warning=True, mend="set GATEWAY_TRUSTED_PROXIES to the proxy's address")
+    if parts.scheme == "http" and re.fullmatch(r"localhost|127(\.\d+){3}|::1", parts.hostname or "") is None:
+        yield Problem(what="nobody can sign in, nor an app get a token, over plain http", warning=True,
+                      mend="put a proxy with TLS before the gateway and set GATEWAY_BASE_URL to its https URL")
 
 
 def _taken(settings: Settings, error: OSError | OverflowError, *, runs: bool) -> Problem:

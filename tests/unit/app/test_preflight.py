@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import socket
@@ -118,6 +119,19 @@ def test_a_port_taken_by_this_gateway_is_a_warning(settings: Settings, locked: N
         other.listen()
         found = [problem for problem in preflight.problems(settings) if "runs on port" in problem.what]
         assert one(found).warning
+
+
+@pytest.mark.parametrize(("base_url", "said"), [
+    ("https://hospital.example/fhir", "everybody counts as one address"),
+    ("http://hospital.example/fhir", "nobody can sign in"), ("http://192.0.2.1:8080/fhir", "nobody can sign in"),
+    ("http://localhost:8080/fhir", None), ("http://127.0.0.1:8080/fhir", None), ("http://[::1]:8080/fhir", None)])
+def test_how_people_come_to_the_doors_is_looked_at(settings: Settings, base_url: str, said: str | None) -> None:
+    """Behind a proxy that is not named, a stranger's wrong passwords would make the whole hospital wait."""
+    found = list(preflight.doors(replace(settings, base_url=base_url, trusted_proxies=())))
+    assert [said in problem.what and problem.warning for problem in found if said] == [True] * bool(said)
+    assert bool(found) is bool(said)
+    named = (ipaddress.ip_network("127.0.0.1"),)
+    assert not list(preflight.doors(replace(settings, base_url="https://hospital.example/fhir", trusted_proxies=named)))
 
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no such host", 0), ("127.0.0.1", 70_000)])
