@@ -104,7 +104,7 @@ def approve(smart: Smart, handle: str, *, session: Session, scopes: ScopeSet, pa
 
     def work(connection: apsw.Connection) -> str:
         asked = find(connection, smart, handle)
-        user = _person(asked, session, now_ms)
+        user = _person(connection, asked, session, now_ms)
         standing = standing_of(connection, user, now_ms)
         whose = _patient(asked, standing, patient, scopes)
         made = Authorization(
@@ -198,9 +198,12 @@ def audit(smart: Smart, connection: apsw.Connection, interaction: str, action: s
         query=f"scope={made.scopes}"), patient.removeprefix("Patient/") if patient else None)
 
 
-def _person(asked: PendingAuthorization, session: Session, now_ms: int) -> str:
+def _person(connection: apsw.Connection, asked: PendingAuthorization, session: Session, now_ms: int) -> str:
     if session.user is None:
         raise Unauthenticated("sign in with an account whose identity was proofed")
+    if not connection.execute("SELECT EXISTS (SELECT 1 FROM session WHERE id=? AND ended_ms IS NULL)",
+                              (session.id,)).get:  # signed out since the form was read
+        raise Unauthenticated("your session has ended: sign in and start again from the app")
     if asked.needs_sign_in(session, now_ms):
         raise Unauthenticated("the app asks for a fresh sign-in")
     if asked.launch is not None and not asked.launch.is_for(session.user):

@@ -17,10 +17,12 @@ from joserfc.jwk import RSAKey
 
 from gateway.access.scopes import parse
 from gateway.crypto.key_rotation import rotate_secret
+from gateway.errors import Unauthenticated
 from gateway.smart import approvals
 from gateway.smart.accounts import add_user
 from gateway.smart.authorization import approve, authorizations_of
 from gateway.smart.sessions import session_of
+from gateway.smart.sign_in import sign_out
 from gateway.smart.signing import sweep_keys
 from gateway.smart.sweeping import sweep_authorizations
 from tests.conformance.smart_app import App, challenge, ehr_launch, scopes
@@ -382,6 +384,19 @@ def test_nobody_approves_more_than_was_asked(hospital: Hospital, app: App, brows
     with pytest.raises(Exception, match=told):
         approve(hospital.smart, handle, session=session, scopes=parse(more), patient=None, encounter=None,
                 purpose="PATRQT", reason=None, offline=None)
+
+
+def test_a_session_that_ended_on_the_way_approves_nothing(hospital: Hospital, app: App, browser: Browser) -> None:
+    """Signed out everywhere, a stolen session's answer under way gives no app a lasting access."""
+    handle = app.authorize("launch/patient patient/Patient.rs offline_access").headers["Location"].rpartition("/")[2]
+    session = session_of(hospital.smart, browser.cookie)
+    assert session is not None
+    user = str(session.user)
+    sign_out(hospital.smart, session)
+    with pytest.raises(Unauthenticated):
+        approve(hospital.smart, handle, session=session, scopes=parse("patient/Patient.rs offline_access"),
+                patient=None, encounter=None, purpose="PATRQT", reason=None, offline="offline")
+    assert not authorizations_of(hospital.database.reader, user)
 
 
 def test_a_patient_approves_for_nobody_else(hospital: Hospital, app: App, browser: Browser) -> None:
