@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway import audit
-from gateway.errors import NotFound, Unprocessable
+from gateway.errors import Forbidden, Gone, NotFound, Unprocessable
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.records.read import Reading, read
 from gateway.store import journal
 from gateway.store.index import SqlBound
+
+_NOBODY = "no one patient is known by that"
 
 
 async def identified(node: Node, breaking: Callable[[str | None], Caller], *, identifier: str, name: str,
@@ -34,8 +36,11 @@ async def identified(node: Node, breaking: Callable[[str | None], Caller], *, id
     connection = node.database.reader
     found = node.index.search(connection, query, SqlBound("1"), snapshot=journal.head_seq(connection), limit=2)
     if len(found) == 1:
-        return await read(node, breaking(f"Patient/{found[0].row.id}"), "Patient", found[0].row.id)
+        try:
+            return await read(node, breaking(f"Patient/{found[0].row.id}"), "Patient", found[0].row.id)
+        except (NotFound, Gone, Forbidden) as error:  # in the patient's audit by now, and not said to who asked
+            raise NotFound(_NOBODY) from error
     rows = node.gate.entries(breaking(None), "s", "emergency-look-up", None, what=("Patient",), patients=(),
                              outcome="4")
     await node.commits.commit(lambda tx: audit.append(tx, rows))
-    raise NotFound("no one patient is known by that")
+    raise NotFound(_NOBODY)

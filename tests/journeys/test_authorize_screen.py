@@ -458,6 +458,19 @@ def test_whom_was_looked_at_in_an_emergency_is_told(hospital: Hospital, browser:
     assert [text for text in texts if "found unconscious" in text and user in text], texts
 
 
+def test_who_is_beyond_an_emergency_is_answered_as_nobody(
+        hospital: Hospital, browser: Browser, ask: Ask) -> None:
+    patient = hospital.new_patient(identifier=[{"system": "urn:mrn", "value": "em-denied"}])
+    user = doctor(browser, "screen-er-denied")
+    hospital.grant(patient, user, permit=False, purposes=frozenset({"BTG"}))
+    page = browser.get(ask("launch/patient patient/Observation.rs"))
+    answers = [browser.submit(page.form("emergency").fill(identifier=value, reason="trying"), "emergency")
+               for value in ("em-denied", "em-nobody-has")]
+    assert patient not in answers[0].text
+    assert ["no one patient" in answer.text for answer in answers] == [True, True]
+    assert [entry.outcome for entry in hospital.audited(patient) if entry.user == user] == ["4"]
+
+
 def test_who_looked_without_finding_is_in_the_audit(hospital: Hospital, browser: Browser, ask: Ask) -> None:
     user = doctor(browser, "screen-er-looks")
     page = browser.get(ask("launch/patient patient/Observation.rs"))
