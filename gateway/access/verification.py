@@ -53,11 +53,11 @@ def _wanted(new: Mapping[str, Any], old: Mapping[str, Any] | None, grant: Grant,
     before = marks_of(old) if old is not None else 0
     if before & NOTICE or grant.role in table.keepers:
         return had
+    if old is not None and _content(old) == _content(new):
+        return had  # a label or a tag more says nothing about whether it is true
     writer = grant.role if grant.user is not None else grant.client_kind
     if writer not in table.by or (type_ not in table.types and type_ not in verified_types):
         return []
-    if old is not None and _content(old) == _content(new):
-        return had
     return [tag("waiting" if type_ in verified_types or before & WITHHELD else "unverified")]
 
 

@@ -244,6 +244,19 @@ def test_what_the_staff_writes_over_it_needs_no_verifying(place: Hospital) -> No
     assert marks(place.patient(patient).get(f"Observation/{id_}").json()) == []
 
 
+def test_who_labels_a_record_says_nothing_about_whether_it_is_true(place: Hospital) -> None:
+    patient = place.new_patient()
+    place.grant(patient, "Practitioner/dr-1")
+    id_ = wrote(place, patient)
+    doctor = place.clinician()
+    added = doctor.post(f"Observation/{id_}/$meta-add", {"resourceType": "Parameters", "parameter": [
+        {"name": "meta", "valueMeta": {"tag": [{"system": "urn:mine", "code": "seen"}]}}]})
+    assert added.status_code == 200, added.text
+    kept = doctor.get(f"Observation/{id_}").json()
+    assert {"system": "urn:mine", "code": "seen"} in kept["meta"]["tag"]
+    assert marks(kept) == ["unverified"]
+
+
 def test_an_account_that_waits_is_listed_and_decided_elsewhere(place: Hospital) -> None:
     place.database.transact(lambda tx: tx.execute(
         "INSERT INTO login (id,name,shown,wanted,state,created_ms) "
