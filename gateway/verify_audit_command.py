@@ -61,8 +61,7 @@ def verify(settings: Settings, *, rpc: str | None = None, contract: str | None =
                         contract=deployed.record_anchor, timeout_s=settings.ipfs_timeout_s)
         with _anchors(settings, rpc, None if contract is None else address(contract)) as (anchors, why):
             with database.snapshot() as connection:
-                found = examine(connection, proofs, anchors, who, ring.category_keys((), RUN_GROUP).refs,
-                                audit.row_hash)
+                found = examine(connection, proofs, anchors, who, ring.every_ref(RUN_GROUP), audit.row_hash)
             if why:
                 found.unknown = [why]
             return found

@@ -109,6 +109,12 @@ class KeyRing:
             self._refresh()
             return self._prepare(wanted)
 
+    def every_ref(self, group: str) -> frozenset[bytes]:
+        """The ``refs`` of every generation of the custodian's own key in a label group, retired ones too."""
+        with self.store.read() as connection:
+            return frozenset(row.name.id.to_bytes(8, "big") for row in key_store.of_owner(connection, CUSTODIAN)
+                             if row.name.kind == "category" and row.name.group == group)
+
     def open_keys(self, refs: bytes) -> bytes:
         """The key material behind ``KeySet.refs``. Raises KeyDestroyed, or IntegrityBroken for an unknown key."""
         with self._lock:

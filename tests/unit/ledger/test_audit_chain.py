@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from gateway.audit import GENESIS, row_hash
+from gateway.crypto.key_rotation import rotate_category
 from gateway.errors import ChainUnavailable
 from gateway.ledger.audit_chain import Verdict, examine
 from gateway.ledger.closing import RUN_GROUP
@@ -36,7 +38,7 @@ def judged(world: World, *, asked: bool = True) -> Verdict:
     proofs = Proofs(ring=world.ring, blobs=world.blobs, custodian=OPERATOR, chain_id=1, contract=OPERATOR)
     with world.database.snapshot() as connection:
         return examine(connection, proofs, world.chain if asked else None, OPERATOR,
-                       world.ring.category_keys((), RUN_GROUP).refs, row_hash)
+                       world.ring.every_ref(RUN_GROUP), row_hash)
 
 
 def rewrite(world: World, change: Callable[[list[list[object]]], object]) -> None:
@@ -89,6 +91,22 @@ def test_a_run_taken_out_with_its_rows_is_missed_by_the_chain(world: World) -> N
     world.database.transact(lambda tx: tx.execute("DELETE FROM batch WHERE pk=2"))
     assert judged(world).code == 1
     assert judged(world, asked=False).code == 2, "without the chain it cannot be said"
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_run_passed_off_as_a_record_is_missed_all_the_same(world: World, rotated: bool) -> None:
+    """The thief lists the digest of what was taken out as a version, and has a new audit key."""
+    def cut(tx: apsw.Connection) -> None:
+        tx.execute("CREATE TEMP TABLE told AS SELECT * FROM version LIMIT 1")
+        for number, (digest,) in enumerate(tx.execute("SELECT digest FROM audit_run").fetchall()):
+            tx.execute("UPDATE told SET seq=?, id=?, digest=?", (1000 + number, f"told{number}", digest))
+            tx.execute("INSERT INTO version SELECT * FROM told")
+        tx.execute("DELETE FROM audit_run")
+    world.database.transact(cut)
+    rewrite(world, list.clear)
+    if rotated:
+        rotate_category(world.ring, owner=None, group=None)
+    assert judged(world).code == 1
 
 
 def test_a_row_that_only_its_hash_betrays_is_found_without_the_chain(world: World) -> None:
