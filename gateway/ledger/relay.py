@@ -217,10 +217,12 @@ class Relay:
 
 
 def _behind(intent: Intent, found: Sequence[Intent]) -> bool:
-    """A revoke-all goes after the grants that were sent before it: it ends them only once they have landed."""
-    return isinstance(intent.call, RevokeAllCall) and any(
-        other.pk < intent.pk and isinstance(other.call, GrantCall) and other.call.patient == intent.call.patient
-        and other.recorded is None for other in found)
+    """A revoke-all goes after the grants that were sent before it: it ends them only once they have landed. A grant
+    goes after the revoke-all that was signed before it, or would end with the others."""
+    other = GrantCall if isinstance(intent.call, RevokeAllCall) else RevokeAllCall
+    return not isinstance(intent.call, RevokeCall) and any(
+        one.pk < intent.pk and isinstance(one.call, other) and one.call.patient == intent.call.patient
+        and one.recorded is None for one in found)
 
 
 def refuse(connection: apsw.Connection, intent: Intent, error: str) -> None:

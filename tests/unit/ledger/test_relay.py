@@ -300,6 +300,24 @@ def test_many_acts_leave_the_follower_its_turn(world: World) -> None:
     assert world.states("intent") == ["final"] * 20
 
 
+def test_a_grant_signed_after_a_revoke_all_does_not_overtake_it(world: World) -> None:
+    """It would land in the epoch that ends, and be gone with the others."""
+    world.chain.stall()
+    enqueue(world, "grant", grant(1))
+    world.step()
+    enqueue(world, "revoke-all", revoke_all())
+    anew = enqueue(world, "grant", grant(2), consent="c2")
+    for _ in range(3):
+        world.step()
+    assert (intent(world, anew).state, sent(world)) == ("signed", 1)
+    world.chain.resume()
+    world.chain.mine()
+    world.settle()
+    assert intent(world, anew).state == "final"
+    landed = [event for event in world.chain.logs(0, 99) if isinstance(event, Granted | RevokedAll)]
+    assert [type(event) for event in landed] == [Granted, RevokedAll, Granted]
+
+
 def test_a_grant_withdrawn_while_the_relay_looks_is_not_sent(world: World) -> None:
     id_ = enqueue(world, "grant", grant())
     estimate = world.chain.estimate
