@@ -68,6 +68,12 @@ def is_signed(connection: apsw.Connection, consent: str) -> bool:
         "SELECT 1 FROM provision WHERE consent=? AND state='final' LIMIT 1", (consent,)).get is not None
 
 
+def denies(connection: apsw.Connection, consent: str) -> bool:
+    """Whether what was signed denies somebody now: also where the chain refused the permits inside."""
+    return connection.execute("SELECT 1 FROM provision WHERE consent=? AND permit=0 AND exception=0 "
+                              "AND state<>'revoked' LIMIT 1", (consent,)).get is not None
+
+
 def rules_of(node: Node, consent: Resource, **state: Any) -> tuple[Provision, ...]:
     return provisions_of(consent, custodian=node.settings.hospital_reference, base=node.settings.base_url,
                          types=node.definitions.resource_types, **state)

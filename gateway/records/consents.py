@@ -12,7 +12,7 @@ from gateway.access.consent import Actor, same_terms, transition
 from gateway.access.provision import Failure
 from gateway.errors import Conflict, Unprocessable
 from gateway.fhir.resource import Resource, parse
-from gateway.records.consent_standing import is_signed, rules_of
+from gateway.records.consent_standing import denies, is_signed, rules_of
 from gateway.records.ending import ending
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node, TypeRules
@@ -41,7 +41,9 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
     status = str(new.get("status"))
     # What is signed is in force, or will be by itself: from here on it can only be ended, whatever its status shows.
     # A signature between this look and the commit moves decision_seq, and all is decided again.
-    signed = before in _OPEN and is_signed(node.database.reader, str(new["id"]))
+    # One whose permits the chain refused denies on: its patient may put it right, but the feed may not lift it.
+    signed = before in _OPEN and (is_signed(node.database.reader, str(new["id"])) or (
+        actor(caller) == "feed" and denies(node.database.reader, str(new["id"]))))
     outcome = transition("active" if signed else before, status, actor(caller))
     if isinstance(outcome, Failure):
         raise Unprocessable(outcome.reason, code="business-rule", expression="Consent.status")
@@ -55,9 +57,9 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
 
 
 def check_deletion(node: Node, connection: apsw.Connection, row: VersionRow) -> Hook | None:
-    """An active Consent, or one signed to be, is ended, not deleted. Raises Conflict."""
+    """An active Consent, one signed to be, or one that denies is ended, not deleted. Raises Conflict."""
     status = parse(node.versions.open(connection, row).stored).get("status")
-    if status == "active" or (status in _OPEN and is_signed(connection, row.id)):
+    if status == "active" or (status in _OPEN and (is_signed(connection, row.id) or denies(connection, row.id))):
         raise Conflict("the Consent is signed: make it inactive (or POST $revoke) first")
     return None
 

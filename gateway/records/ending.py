@@ -57,9 +57,10 @@ def patient_of(connection: apsw.Connection, consent: str) -> str | None:
 
 def kept_revocation(node: Node, connection: apsw.Connection, consent: str) -> RevokeCall | None:
     """The revocation of a Consent's grant signed by the kept key; None where another signer granted it, who alone can
-    revoke it on chain, where nothing was granted, and after ``RENEWED_MAX`` refusals."""
+    revoke it on chain, where nothing was granted, where the key was erased, and after ``RENEWED_MAX`` refusals."""
     granted, patient = outbox.grant_of_consent(connection, consent), patient_of(connection, consent)
-    if granted is None or patient is None or kept_address(node, patient) != granted.patient:
+    if granted is None or patient is None or node.ring.is_destroyed(patient) or (
+            kept_address(node, patient) != granted.patient):
         return None
     refused = outbox.failures_of_consent(connection, consent, "revoke")
     if refused >= RENEWED_MAX:

@@ -14,7 +14,7 @@ from gateway.access.provision import Failure
 from gateway.errors import Conflict
 from gateway.fhir.resource import Resource, parse
 from gateway.ledger.chain import RevokeAllCall
-from gateway.records.ending import kept_revocation, kept_revoke_all, patient_at
+from gateway.records.ending import kept_revocation, kept_revoke_all, patient_at, patient_of
 from gateway.records.node import Node
 from gateway.records.signing import kept_address
 from gateway.records.versions import Draft
@@ -106,7 +106,8 @@ def renew(node: Node) -> int:
             patient = patient_at(connection, intent.call.patient)
             over = isinstance(intent.call, RevokeAllCall) and intent.call.epoch < followed.epoch_of(
                 connection, intent.call.patient)
-            if patient is not None and not over and kept_address(node, patient) == intent.call.patient:
+            if patient is not None and not over and not node.ring.is_destroyed(patient) and (
+                    kept_address(node, patient) == intent.call.patient):
                 outbox.enqueue(connection, kind="revoke-all", consent=None, created_ms=now_ms(),
                                call=kept_revoke_all(node, connection, patient))
                 renewed += 1
@@ -121,7 +122,9 @@ def _show(node: Node, id_: str, state: str, status: str, refusal: str | None, *,
     generation = node.parameters.generation
     row = journal.current(connection, "Consent", id_)
     new = None
-    if row is not None and not row.deleted:
+    # Of who was erased there is nobody to show it to; the others' turn comes all the same.
+    whose = patient_of(connection, id_)
+    if row is not None and not row.deleted and not (whose is not None and node.ring.is_destroyed(whose)):
         consent = parse(node.versions.open(connection, row).stored)
         before = consent.get("status")
         if refusal is not None and before == "proposed":

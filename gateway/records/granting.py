@@ -34,6 +34,7 @@ from gateway.records.signing import (
     signature_of,
     signer_at,
     signer_for,
+    wallet_of,
 )
 from gateway.records.write import Written
 from gateway.store import journal, outbox, provisions
@@ -112,6 +113,8 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
             now = journal.current(connection, "Consent", id_)
             if now is None or now.seq != row.seq or is_signed(connection, id_):
                 raise Moved("the Consent changed")
+            if signer.kind == "custodial" and wallet_of(connection, patient) is not None:
+                raise Moved("a wallet was registered")
             _store(node, connection, id_, signable, signed, caller.grant.user)
             if given.get("wallet") and signer.kind == "wallet":
                 connection.execute("UPDATE account SET wallet=? WHERE fhir_user=? AND wallet IS NULL",

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from gateway.ledger.chain import RevokeCall
+from gateway.ledger.relay import refuse
+from gateway.records import finality, granting
 from gateway.smart.accounts import add_user
-from gateway.store import provisions
+from gateway.store import outbox, provisions
 from tests.journeys.hospital import Client, Hospital, consent, observation, places, reopened
 
 PRS = [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "PRS"}]
@@ -145,6 +148,68 @@ def test_a_permit_inside_a_deny_lets_one_in_and_ends_with_it(hospital: Hospital,
     assert not seen(other, patient, ids)
     hospital.revoke(dissent)
     assert seen(other, patient, ids) == set(ids)
+
+
+def test_the_feed_lifts_no_signed_deny_whose_permits_the_chain_refused(hospital: Hospital, patient: str) -> None:
+    terms = consent(patient, "Practitioner/1", provision={"type": "deny", "provision": [
+        {"type": "permit", "actor": to("Practitioner/dr-lift")}]})
+    hospital.grant(patient, "Practitioner/dr-lift")
+    hospital.grant(patient, "Practitioner/dr-shut")
+    id_ = str(hospital.feed.post("Consent", terms).json()["id"])
+    own = hospital.patient(patient)
+    answer = own.post(f"Consent/{id_}/$sign", {"resourceType": "Parameters", "parameter": [
+        {"name": "kind", "valueString": "custodial"}]})
+    assert answer.status_code == 200, answer.text
+    [act] = [one for one in outbox.open_intents(hospital.database.reader, limit=1000) if one.consent == id_]
+    hospital.database.transact(lambda tx: refuse(tx, act, "SignatureExpired"))
+    finality.show_finality(hospital.node)
+    shut = hospital.clinician("dr-shut")
+    for changed in ({**terms, "id": id_, "status": "inactive"}, {**terms, "id": id_, "status": "rejected"},
+                    {**consent(patient, "Practitioner/1"), "id": id_}):
+        assert hospital.feed.put(f"Consent/{id_}", changed).status_code == 422
+    assert hospital.feed.delete(f"Consent/{id_}").status_code == 409
+    assert shut.get(f"Patient/{patient}").status_code == 404
+    assert own.put(f"Consent/{id_}", {**terms, "id": id_, "language": "de"}).status_code == 200, "it may be put right"
+    assert own.request("POST", f"Consent/{id_}/$revoke").status_code == 200
+    assert shut.get(f"Patient/{patient}").status_code == 200
+
+
+def test_the_kept_key_does_not_sign_where_a_wallet_was_registered_meanwhile(
+        hospital: Hospital, patient: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_user(hospital.smart, fhir_user=f"Patient/{patient}", role="patient", name="Holder")
+    own, signing = hospital.patient(patient), granting.signature_of
+    id_ = str(own.post("Consent", consent(patient, "Practitioner/1")).json()["id"])
+
+    def meanwhile(*args: Any) -> bytes:
+        made = signing(*args)
+        hospital.database.transact(lambda tx: tx.execute("UPDATE account SET wallet=? WHERE fhir_user=?", (
+            "0x" + "5b" * 20, f"Patient/{patient}")))
+        return made
+    monkeypatch.setattr(granting, "signature_of", meanwhile)
+    assert own.post(f"Consent/{id_}/$sign", {"resourceType": "Parameters"}).status_code == 422
+    assert provisions.of_patient(hospital.database.reader, patient) == ()
+
+
+def test_consents_of_who_was_erased_hold_up_no_others(hospital: Hospital, patient: str,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    other = hospital.new_patient()
+    whose = {who: put(hospital, who, {"type": "permit", "actor": to("Practitioner/1"), "period": {"end": "2090"}})
+             for who in (patient, other)}
+    hospital.node.ring.destroy(patient)
+    finality.show_finality(hospital.node)
+    own = hospital.patient(other)
+    assert own.get(f"Consent/{whose[other]}").json()["status"] == "active"
+    monkeypatch.setattr(finality, "now_ms", lambda: 4_000_000_000_000)
+    finality.end_expired(hospital.node)
+    assert own.get(f"Consent/{whose[other]}").json()["status"] == "inactive"
+    [act] = [one for one in outbox.open_intents(hospital.database.reader, limit=1000)
+             if one.consent == whose[patient]]
+    hospital.database.transact(lambda tx: outbox.enqueue(
+        tx, kind="revoke", consent=whose[patient], created_ms=1, call=RevokeCall(
+            patient=act.call.patient, grantee=bytes(32), terms_hash=bytes(32), nonce=1, deadline_s=1, signature=b"")))
+    hospital.database.transact(lambda tx: tx.execute(
+        "UPDATE intent SET state='failed', error='NonceUsed' WHERE kind='revoke' AND consent=?", (whose[patient],)))
+    assert finality.renew(hospital.node) == 0
 
 
 def test_a_consent_comes_back_as_written_and_means_the_same(hospital: Hospital, patient: str) -> None:
