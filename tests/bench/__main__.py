@@ -11,16 +11,18 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.bench.gas import gas_table
+from tests.bench.grants import grants
 from tests.bench.growth import growth
+from tests.bench.revocation import revocation_table
 from tests.bench.steps import step_costs
 from tests.running import REPOSITORY, Gateway
-from tests.bench.revocation import revocation_table
 
 SECONDS = 5
 CLIENTS = (1, 8, 32)
@@ -148,6 +150,8 @@ def measure(gateway: Gateway) -> None:
     print("\ngas of one anchor transaction, and for each record in it")
     for size, gas in gas_table().items():
         print(f"  {size:>5} records{gas:>10}{gas / size:>12.1f}")
+    few = patients[:50]
+    grants(bench, few, held(bench, few))
     growth(bench, patients, bundle)
     print("\n" + revocation_table(gateway, patients[-1]))
 
