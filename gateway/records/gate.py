@@ -25,13 +25,14 @@ from gateway.fhir.search import Plans, SearchMatcher, parse_query
 from gateway.fhir.told_query import told_to
 from gateway.records.versions import home_patients, stored_facts
 from gateway.store import journal, provisions
-from gateway.store.bound_sql import BoundCompiler
+from gateway.store.bound_sql import BoundCompiler, Compiled
 from gateway.store.index import Index, SqlBound
 from gateway.store.journal import PatientNames, VersionRow
 from gateway.store.sql import now_ms
 
 _CACHE_MAX = 50_000
 _RECORDS_MAX = 1_000
+_BOUNDS_MAX = 2_000
 _QUERY_MAX = 4_096
 """Letters of a query an audit row holds: there is a row for each patient of a page."""
 _HARMLESS = frozenset({"date", "number", "quantity", "token"})
@@ -94,6 +95,16 @@ class _Held:
     records: dict[tuple[str, str], tuple[Provision, ...]] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A bound's SQL, and what it was compiled from: the grant's very object, the caller's ``seq``, the chain."""
+
+    grant: Grant
+    seq: int
+    fresh: bool
+    sql: Compiled
+
+
 class Gate:
     """Decides for one process; safe to share within its event loop and threads."""
 
@@ -103,6 +114,7 @@ class Gate:
         self._plans = plans
         self._base_url = base_url
         self._cache: dict[tuple[str, tuple[str, ...]], tuple[int, _Held]] = {}
+        self._bounds: dict[tuple[str, str], _Bound] = {}
         self._criteria: dict[tuple[str, str, str], Query] = {}
         self._names = PatientNames()
         self._kinds: dict[str, bool] = {}
@@ -202,10 +214,22 @@ class Gate:
 
     def bound(self, connection: apsw.Connection, caller: Caller, type_: str) -> SqlBound:
         """What the caller may find of ``type_``. Raises Forbidden outside the token's scopes."""
-        found = bound(caller.grant, type_, "s", now_ms(), chain_fresh=self.chain_fresh(connection))
+        grant, time, fresh = caller.grant, now_ms(), self.chain_fresh(connection)
+        # What a transaction has written itself may yet be taken back, and its row ids given to others.
+        keeps = connection.txn_state() != apsw.SQLITE_TXN_WRITE
+        known = self._bounds.get((grant.token_id, type_)) if keeps else None
+        if (known is not None and known.grant is grant and known.seq == caller.seq and known.fresh == fresh
+                and time < grant.expires_ms):
+            return known.sql.at(time)
+        found = bound(grant, type_, "s", time, chain_fresh=fresh)
         if found.outside_scopes:
             raise Forbidden(f"searching {type_} is outside the token's scopes")
-        return BoundCompiler(connection, self._index.grantee, self._criterion_sql).compile(found)
+        sql = BoundCompiler(connection, self._index.grantee, self._criterion_sql).compile(found)
+        if keeps and sql.lasting:
+            if len(self._bounds) >= _BOUNDS_MAX:
+                self._bounds.clear()
+            self._bounds[grant.token_id, type_] = _Bound(grant, caller.seq, fresh, sql)
+        return sql.at(time)
 
     def scope_query(self, type_: str, name: str, value: str) -> Query:
         """A granular scope's criterion as a query."""

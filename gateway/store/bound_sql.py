@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import apsw
 
@@ -29,6 +29,27 @@ _NAMED_BY_E = (
     "WHERE n.provision=e.pk)")
 
 
+class _Now:
+    """Stands in a compiled bound's parameters for the moment it is asked at."""
+
+
+_NOW: Final = _Now()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A bound as SQL for any moment; ``lasting``: the same while ``decision_seq`` and the bound's own facts are,
+    since everybody it names had a row."""
+
+    condition: str
+    parameters: tuple[Any, ...]
+    lasting: bool
+
+    def at(self, now_ms: int) -> SqlBound:
+        """The condition a version must meet to be seen at ``now_ms``."""
+        return SqlBound(self.condition, tuple([now_ms if one is _NOW else one for one in self.parameters]))
+
+
 @dataclass(frozen=True, slots=True)
 class _Kinds:
     """Which rarer kinds of provisions there are at all. One that comes between this look and the search moves
@@ -46,16 +67,19 @@ class BoundCompiler:
         self._connection = connection
         self._grantee = grantee
         self._criterion = criterion
+        self._lasting = True
         self._kinds = _Kinds(*next(connection.execute(
             "SELECT EXISTS (SELECT 1 FROM provision_record), EXISTS (SELECT 1 FROM provision_name), "
             "EXISTS (SELECT 1 FROM provision WHERE exception=1 AND permit=1)")))
 
-    def compile(self, bound: AccessBound) -> SqlBound:
-        """The condition a version must meet to be seen."""
+    def compile(self, bound: AccessBound) -> Compiled:
+        """The bound at any moment: the one its ways name is left to ``Compiled.at``."""
         if bound.nothing:
-            return SqlBound("0")
-        return _all(_any(self._clause(bound.type, clause) for clause in bound.clauses),
-                    _any(self._way(bound.type, way) for way in bound.ways))
+            return Compiled("0", (), lasting=True)
+        self._lasting = True
+        sql = _all(_any(self._clause(bound.type, clause) for clause in bound.clauses),
+                   _any(self._way(bound.type, way) for way in bound.ways))
+        return Compiled(sql.condition, sql.parameters, self._lasting)
 
     def _clause(self, type_: str, clause: ScopeClause) -> SqlBound:
         parts = [SqlBound("1")]
@@ -154,7 +178,10 @@ class BoundCompiler:
 
     def _patient(self, reference: str) -> int:
         pk = journal.patient_pk(self._connection, reference.removeprefix("Patient/"))
-        return _NOBODY if pk is None else pk
+        if pk is None:
+            self._lasting = False
+            return _NOBODY
+        return pk
 
 
 def _common(p: str, type_: str, way: EveryPatient) -> SqlBound:
@@ -163,7 +190,7 @@ def _common(p: str, type_: str, way: EveryPatient) -> SqlBound:
         f"AND ({p}.types IS NULL OR instr({p}.types, ?)>0) AND ({p}.categories=0 OR EXISTS (SELECT 1 "
         f"FROM provision_category pc JOIN index_hash ih ON ih.hash=pc.hash AND ih.version=v.seq "
         f"WHERE pc.provision={p}.pk))",
-        (way.now_ms, way.now_ms, f"|{way.purpose}|", f"|{type_}|"))
+        (_NOW, _NOW, f"|{way.purpose}|", f"|{type_}|"))
 
 
 def _covers(p: str, type_: str, way: EveryPatient) -> SqlBound:

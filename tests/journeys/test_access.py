@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import pytest
 from gateway.records import read
 from gateway.smart.accounts import add_user
 from gateway.store import journal
+from gateway.store.sql import now_ms
 from tests.journeys.hospital import LOINC, Client, Hospital, next_link, observation, reopened
 
 ABSENT = "nobody-1"
@@ -420,3 +422,20 @@ def test_an_open_page_leaves_out_what_was_labelled_since(hospital: Hospital, doc
     following = next_link(first)
     assert following is not None
     assert sorted([shown, *doctor.all_ids(following)]) == sorted({*ids} - {labelled})
+
+
+def test_what_moves_no_counter_is_seen_by_the_next_search_of_the_same_token(hospital: Hospital) -> None:
+    """Invariant 5: a patient's first record, and the end of a permit's time."""
+    own, doctor = hospital.patient("first-of-all"), hospital.clinician("until-then")
+    assert own.ids("Observation?code=8867-4") == []
+    hospital.feed.put("Patient/first-of-all", {"resourceType": "Patient", "id": "first-of-all"})
+    made = hospital.new(json.loads(observation("first-of-all")))
+    assert own.ids("Observation?code=8867-4") == [made]
+
+    until_ms = now_ms() + 1_500
+    hospital.grant("first-of-all", "Practitioner/until-then", valid_until_ms=until_ms)
+    asked = "Observation?subject=Patient/first-of-all&_summary=count"
+    assert doctor.total(asked) == 1
+    time.sleep(max(0.0, (until_ms - now_ms()) / 1000) + 0.01)
+    assert doctor.total(asked) == 0
+    assert doctor.ids("Observation?subject=Patient/first-of-all") == []

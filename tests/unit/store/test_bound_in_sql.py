@@ -88,7 +88,7 @@ class Stored:
         """What the bound lets this holder find, as ``Type/id``."""
         found, compiler = [], BoundCompiler(self.connection, INDEX.grantee, criterion)
         for type_ in {facts.type for facts in self.versions}:
-            sql = compiler.compile(bound(grant, type_, "s", NOW, chain_fresh=fresh))
+            sql = compiler.compile(bound(grant, type_, "s", NOW, chain_fresh=fresh)).at(NOW)
             found += [f"{type_}/{id_}" for (id_,) in self.connection.execute(
                 f"SELECT v.id FROM version v WHERE v.type=? AND {sql.condition}", (type_, *sql.parameters))]
         return sorted(found)
