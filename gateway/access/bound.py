@@ -10,7 +10,7 @@ SQL reading of each class stands in its docstring, over ``version v`` and ``prov
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -300,22 +300,21 @@ def on_duty(grant: Grant, role: Role, type_: str, letter: str) -> tuple[OnDuty, 
 
 
 def reading_ways(grant: Grant, role: Role, table: Policy, type_: str, letter: str, now_ms: int, *,
-                 chain_fresh: bool) -> tuple[Way, ...]:
-    """Every way this holder may come to see a resource of the type, the least remarkable first."""
+                 chain_fresh: bool) -> Iterator[Way]:
+    """Every way this holder may come to see a resource of the type, the least remarkable first, each made when the ones
+    before it did not do."""
     if type_ in table.author_owned:
-        return (OwnOf(grant.client_id, grant.user),)
-    ways: list[Way] = []
+        yield OwnOf(grant.client_id, grant.user)
+        return
     if is_feed(grant):
-        ways.append(AuthoredBy(grant.client_id))
+        yield AuthoredBy(grant.client_id)
     if type_ in role.reads:
-        ways.append(NoHomePatient(NORMAL, 0))
-    door = patient_door(grant, role, table, type_, now_ms, chain_fresh=chain_fresh, writing=False)
-    duties = on_duty(grant, role, type_, letter)
+        yield NoHomePatient(NORMAL, 0)
     # One's own duty comes before a grant, so that a grant is not shown as used where none was needed.
-    ways.extend(duties)
+    yield from on_duty(grant, role, type_, letter)
+    door = patient_door(grant, role, table, type_, now_ms, chain_fresh=chain_fresh, writing=False)
     if door is not None:
-        ways.append(door)
-    return tuple(ways)
+        yield door
 
 
 def bound(grant: Grant, type_: str, letter: Literal["r", "s"], now_ms: int, *, chain_fresh: bool) -> AccessBound:
@@ -325,4 +324,4 @@ def bound(grant: Grant, type_: str, letter: Literal["r", "s"], now_ms: int, *, c
     if role is None or now_ms >= grant.expires_ms:
         return AccessBound(type=type_, clauses=(), ways=())
     return AccessBound(type=type_, clauses=scope_clauses(grant, role, type_, letter),
-                       ways=reading_ways(grant, role, table, type_, letter, now_ms, chain_fresh=chain_fresh))
+                       ways=tuple(reading_ways(grant, role, table, type_, letter, now_ms, chain_fresh=chain_fresh)))
