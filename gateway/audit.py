@@ -204,7 +204,7 @@ class Disclosures:
             task = asyncio.get_running_loop().create_task(self._run(self._idle.pop()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(future)
+        await future  # left by who was cancelled, it is passed over: the rows are written all the same
 
     async def _run(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()

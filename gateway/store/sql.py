@@ -270,7 +270,7 @@ class GroupCommit:
         self._waiting.append(_Waiting(future, work))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
-        return await asyncio.shield(future)
+        return await future  # left by who was cancelled, it is passed over: the work is done all the same
 
     async def _run(self) -> None:
         try:

@@ -112,3 +112,16 @@ def test_a_group_ends_though_every_thread_of_the_pool_waits_for_its_turn(databas
 
     assert in_time(together()) == ("single", "bundle")
     assert kept(database) == ["bundle", "single"]
+
+
+def test_who_stops_waiting_leaves_work_and_group_as_they_were(database: Database) -> None:
+    async def together() -> tuple[str, bool]:
+        commits = group(database)
+        left = asyncio.ensure_future(commits.commit(lambda tx: keep(tx, "left")))
+        stays = asyncio.ensure_future(commits.commit(lambda tx: keep(tx, "stays")))
+        await asyncio.sleep(0)
+        left.cancel()
+        return await stays, left.cancelled()
+
+    assert in_time(together()) == ("stays", True)
+    assert kept(database) == ["left", "stays"]
