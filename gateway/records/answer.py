@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import formatdate
+from time import gmtime
+from typing import Final
 
 from gateway.fhir.resource import format_instant
 
 FHIR_JSON = "application/fhir+json; charset=utf-8"
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,18 @@ class Answer:
     @property
     def last_modified(self) -> str | None:
         """The HTTP date of ``updated_ms``."""
-        return None if self.updated_ms is None else formatdate(self.updated_ms / 1000, usegmt=True)
+        return None if self.updated_ms is None else _http_date(self.updated_ms // 1000)
 
     @property
     def instant(self) -> str | None:
         """The FHIR instant of ``updated_ms``."""
         return None if self.updated_ms is None else format_instant(self.updated_ms)
+
+
+def _http_date(seconds: int) -> str:
+    """RFC 9110 section 5.6.7."""
+    year, month, day, hour, minute, second, weekday, _, _ = gmtime(seconds)
+    return f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year:04} {hour:02}:{minute:02}:{second:02} GMT"
 
 
 def version_answer(status: int, stored: bytes, vid: int, updated_ms: int, *, location: str | None = None) -> Answer:

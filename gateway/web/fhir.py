@@ -39,6 +39,7 @@ from gateway.web import (
     directory,
     histories,
     interactions,
+    metrics,
     searching,
     subscriptions,
     terminology,
@@ -55,7 +56,6 @@ from gateway.web.errors import refusal
 from gateway.web.formats import MEDIA_TYPES, PLAIN, THREAD_BYTES, Form, asks_for_fhir, rendered, wanted
 from gateway.web.headers import NO_STORE, POLICY, Header, of_fhir
 from gateway.web.limits import Limits
-from gateway.web.metrics import REQUESTS, SECONDS
 from gateway.web.preferences import unless_known
 from gateway.web.routes import Route, Routes
 
@@ -135,8 +135,9 @@ class FhirDoor:
             answer = await _coded(answer, headers["accept-encoding"])
         await _respond(answer, send, extra, head=scope["method"] == "HEAD")
         seconds = time.perf_counter() - started
-        REQUESTS.labels(name, str(answer.status)).inc()
-        SECONDS.labels(name).observe(seconds)
+        counted, timed = metrics.of(name, answer.status)
+        counted.inc()
+        timed.observe(seconds)
         if LOG.isEnabledFor(logging.INFO):
             LOG.info("request", extra={"interaction": name, "status": answer.status, "us": int(seconds * 1e6)})
 
@@ -277,8 +278,8 @@ async def _respond(answer: Answer, send: Send, extra: Sequence[Header], *, head:
     headers = [] if bodiless else [(b"content-length", str(len(answer.body)).encode())]
     if answer.body or answer.stream is not None:
         headers.append((b"content-type", answer.media_type.encode("latin-1", "replace")))
-    if answer.last_modified is not None:
-        headers.append((b"last-modified", answer.last_modified.encode()))
+    if (modified := answer.last_modified) is not None:
+        headers.append((b"last-modified", modified.encode()))
     headers += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()]
     headers += extra
     if "Cache-Control" not in answer.headers:
