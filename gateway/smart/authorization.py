@@ -140,6 +140,8 @@ def refuse(smart: Smart, handle: str, error: str) -> str:
 def answer_silently(smart: Smart, asked: PendingAuthorization, session: Session | None) -> str:
     """The answer to ``prompt=none``: as the person let this app before, or an error; never a question.
 
+    It brings an access token alone: lasting access is the one that was asked about, and is not multiplied.
+
     https://openid.net/specs/openid-connect-core-1_0.html#AuthRequest
     """
     now_ms = smart.now_ms()
@@ -151,9 +153,8 @@ def answer_silently(smart: Smart, asked: PendingAuthorization, session: Session 
          and asked.asked.within(one.scopes)), None)
     if found is None:
         return refuse(smart, asked.handle, "consent_required")
-    access = found.access if f"{found.access}_access" in asked.asked.others else None
     return approve(smart, asked.handle, session=session, scopes=asked.asked, patient=found.patient,
-                   encounter=found.encounter, purpose=found.purpose, reason=None, offline=access, consent=found.consent)
+                   encounter=found.encounter, purpose=found.purpose, reason=None, offline=None, consent=found.consent)
 
 
 def find_authorization(connection: apsw.Connection, id_: str) -> Authorization | None:

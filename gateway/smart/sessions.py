@@ -8,6 +8,7 @@ https://cheatsheetseries.owasp.org/cheatsheets/Session_Management_Cheat_Sheet.ht
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import apsw
 
 from gateway.config import Settings
+from gateway.errors import StoreBusy
 from gateway.smart.issuer import Smart
 
 IDLE_MS: Final = 30 * 60_000
@@ -212,7 +214,7 @@ def _hash(smart: Smart, cookie_value: str) -> bytes:
 
 
 def _touch(smart: Smart, hashed: bytes, now_ms: int) -> None:
-    # Only when the writer's turn is free this moment: a page waits for no other's commit, the next one will do it.
+    # Only when the writer's turn is free this moment, and where the disk takes it: the next page will do it.
     connection = smart.database.try_begin()
     if connection is None:
         return
@@ -221,4 +223,5 @@ def _touch(smart: Smart, hashed: bytes, now_ms: int) -> None:
     except BaseException:
         smart.database.end(commit=False)
         raise
-    smart.database.end(commit=True)
+    with contextlib.suppress(StoreBusy):
+        smart.database.end(commit=True)

@@ -445,6 +445,14 @@ def test_prompt_none_answers_without_a_question(hospital: Hospital, app: App, br
     assert "Apps" not in app.shown(browser, SCOPE, prompt="none").text
 
 
+def test_silence_multiplies_no_lasting_access(app: App, browser: Browser) -> None:
+    scope = "launch/patient openid offline_access patient/Patient.rs"
+    assert "refresh_token" in app.launched(browser, scope, how_long="offline")
+    again = app.exchange(silent(app, browser, scope)["code"]).json()
+    assert "refresh_token" not in again
+    assert "offline_access" not in again["scope"]
+
+
 @pytest.mark.parametrize("changes", [{"prompt": "login"}, {"max_age": "0"}])
 def test_a_fresh_sign_in_is_asked_for_again(hospital: Hospital, app: App, browser: Browser,
                                             changes: dict[str, str]) -> None:
