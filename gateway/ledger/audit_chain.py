@@ -113,7 +113,10 @@ def examine(connection: apsw.Connection, runs: Runs, anchors: Anchors | None, cu
             found.altered(expected, "the runs that hold the rows from here on were taken out")
             break
         if not run.pushed and run.digest not in anchored:
-            break  # on its way to the block store
+            # On its way to the block store, as all that come after it must be: Batches are anchored in their order.
+            if any(later.first > run.first and later.digest in anchored for later in listed):
+                found.altered(run.first, "a run the chain does not hold stands before one that it holds")
+            break
         rows = _opened(runs, run, previous, found, row_hash)
         if rows is not None:
             _compare(connection, run.first, rows, found)

@@ -109,6 +109,17 @@ def test_a_run_passed_off_as_a_record_is_missed_all_the_same(world: World, rotat
     assert judged(world).code == 1
 
 
+def test_an_anchored_run_is_not_hidden_behind_one_that_seems_on_its_way(world: World) -> None:
+    def hide(tx: apsw.Connection) -> None:
+        tx.execute("CREATE TEMP TABLE fake AS SELECT * FROM audit_run WHERE first=7")
+        tx.execute("UPDATE fake SET pk=99, last=7, digest=x'66', envelope=x'00'")
+        tx.execute("UPDATE audit_run SET first=8 WHERE first=7")
+        tx.execute("INSERT INTO audit_run SELECT * FROM fake")
+    world.database.transact(hide)
+    rewrite(world, lambda rows: rows.__delitem__(slice(7, None)))
+    assert judged(world).code == 1
+
+
 def test_a_row_that_only_its_hash_betrays_is_found_without_the_chain(world: World) -> None:
     world.database.transact(lambda tx: tx.execute("UPDATE audit SET time_ms=time_ms+1 WHERE seq=12"))
     found = judged(world, asked=False)
