@@ -38,6 +38,9 @@ _QUERY_MAX = 4_096
 _HARMLESS = frozenset({"date", "number", "quantity", "token"})
 _NAMING = frozenset({"_id", "identifier", "email", "phone", "telecom", "birthdate", "death-date"})
 """Parameters of those kinds that name a person all the same."""
+NOBODY = "*nobody"
+"""In place of a patient's logical id: no id can be this."""
+_NO_SEQ = 0
 _ACTIONS = {"c": "C", "r": "R", "u": "U", "d": "D", "s": "E"}
 
 
@@ -201,6 +204,14 @@ class Gate:
             return decision
         later = self._decide_row(connection, caller, interaction, present)
         return later if isinstance(later, Deny) else decision
+
+    def decide_absent(self, connection: apsw.Connection, caller: Caller, interaction: str, type_: str,
+                      id_: str) -> Decision:
+        """What a record of a patient who granted nobody anything would be refused with: the same steps, so that their
+        time does not tell that there is none. A Permit, of those whose role sees all, means nothing."""
+        return self.decide(connection, caller, interaction, stored_matcher=self.stored_matcher(connection, _NO_SEQ),
+                           stored=ResourceFacts(type=type_, id=id_, home_patients=(f"Patient/{NOBODY}",),
+                                                author_client="", author_user=None))
 
     def _decide_row(self, connection: apsw.Connection, caller: Caller, interaction: str, row: VersionRow) -> Decision:
         return self.decide(connection, caller, interaction, stored=self.facts(connection, row),

@@ -6,16 +6,16 @@ Owns the order of those steps; refuses to tell not permitted from absent. https:
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apsw
 
 from gateway import audit
 from gateway.access.decision import Decision, Deny
-from gateway.audit import Disclosure
+from gateway.audit import Disclosure, SealedRow
 from gateway.crypto.envelope import Opened
 from gateway.errors import Gone, NotFound
-from gateway.records.gate import Caller, refusal
+from gateway.records.gate import NOBODY, Caller, refusal
 from gateway.records.node import Node
 from gateway.store import journal
 from gateway.store.journal import VersionRow
@@ -58,11 +58,10 @@ async def permitted(node: Node, caller: Caller, connection: apsw.Connection, row
     """The decision to read ``row``; a refusal is audited first. Raises NotFound, Forbidden."""
     what = f"{type_}/{id_}"
     if row is None:
-        # The same work and the same answer as a refusal, so that time tells nothing either.
+        decision = node.gate.decide_absent(connection, caller, "r", type_, id_)
         rows = node.gate.entries(caller, "r", name, None, what=(what,), patients=(), outcome="4")
-        await node.commits.commit(lambda tx: audit.append(tx, rows))
-        node.gate.require_scope(caller, type_, "r")
-        raise NotFound(f"{what} is not known")
+        await node.commits.commit(lambda tx: _append_alike(tx, rows))
+        raise refusal(decision, what) if isinstance(decision, Deny) else NotFound(f"{what} is not known")
     decision = node.gate.decide_version(connection, caller, "r", row)
     if isinstance(decision, Deny):
         rows = node.gate.entries(caller, "r", name, decision, what=(what,),
@@ -70,6 +69,13 @@ async def permitted(node: Node, caller: Caller, connection: apsw.Connection, row
         await node.commits.commit(lambda tx: audit.append(tx, rows))
         raise refusal(decision, what)
     return decision
+
+
+def _append_alike(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
+    """Append the rows about what is not there with the statements of a refusal, so that their time tells nothing: a
+    patient is looked up, and the row is marked to be told of, though there is nobody to tell."""
+    journal.patient_pk(connection, NOBODY)
+    audit.append(connection, tuple([replace(row, notify=True) for row in rows]))
 
 
 async def audited(node: Node, caller: Caller, rows: list[VersionRow], decision: Decision, name: str) -> None:

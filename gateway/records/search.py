@@ -286,6 +286,8 @@ def _refused(node: Node, caller: Caller, connection: apsw.Connection, query: Que
     # Any match will do: an order could be refused here over resources that may not be seen.
     hidden: list[Match] = node.index.search(connection, replace(query, sort=()), SqlBound("1"),
                                             snapshot=journal.head_seq(connection), limit=1)
+    if not hidden:
+        node.gate.decide_absent(connection, caller, "s", query.type, "")  # as it is decided on what is hidden
     for match in hidden:
         facts = node.gate.facts(connection, match.row)
         decision: Decision = node.gate.decide(connection, caller, "s", stored=facts,

@@ -439,3 +439,18 @@ def test_what_moves_no_counter_is_seen_by_the_next_search_of_the_same_token(hosp
     time.sleep(max(0.0, (until_ms - now_ms()) / 1000) + 0.01)
     assert doctor.total(asked) == 0
     assert doctor.ids("Observation?subject=Patient/first-of-all") == []
+
+
+@pytest.mark.parametrize("url", ["Observation/{}", "Observation/{}/_history/1", "Observation/{}/_history"])
+def test_what_is_absent_leaves_as_many_rows_as_what_is_hidden(hospital: Hospital, doctor: Client,
+                                                              hidden: dict[str, str], url: str) -> None:
+    """Writing is most of a refusal's time (``tests/bench/absence.py`` holds a clock to it)."""
+    def left(id_: str) -> list[int]:
+        def rows() -> list[int]:
+            return [int(str(hospital.database.reader.execute(f"SELECT count(*) FROM {table}").get))
+                    for table in ("audit", "notice_due")]
+        before = rows()
+        assert doctor.get(url.format(id_)).status_code == 404
+        return [now - then for now, then in zip(rows(), before, strict=True)]
+
+    assert left(hidden["observation"]) == left(ABSENT) == [1, 1]
