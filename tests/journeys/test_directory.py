@@ -104,7 +104,8 @@ def test_an_identifier_nobody_has_is_answered_alike(hospital: Hospital, patient:
     there, absent = asked(asker, number), asked(asker, f"{number}-not")
     assert (there.status_code, there.content) == (absent.status_code, absent.content)
     assert dict(there.headers) == dict(absent.headers)
-    mine = [one for one in hospital.audited() if one.user == "Practitioner/asker-3" and one.interaction != "token-minted"]
+    mine = [one for one in hospital.audited()
+            if one.user == "Practitioner/asker-3" and one.interaction != "token-minted"]
     assert [(one.interaction, one.outcome) for one in mine] == [("request-access", "0")] * 2
     before = hospital.stored()
     directory.deliver(hospital.node)
