@@ -25,6 +25,7 @@ READING: Final = "rs"
 WRITING: Final = "cud"
 _DATED: Final = "rsud"
 """Letters that a date limits: what is created is new whatever its date says."""
+_REST: Final = "everything else: staff, places, code lists and the like"
 _IDENTITY: Final = frozenset({"openid", "fhirUser", "profile"})
 _LASTING: Final = frozenset({"online_access", "offline_access"})
 _COMMA: Final = re.compile(r"(?<!\\),")
@@ -190,9 +191,9 @@ def _line(scopes: tuple[ResourceScope, ...], voice: Voice, table: Words) -> Line
 def _rests(wildcards: Iterable[ResourceScope], types: Container[str], table: Words) -> list[Line]:
     """Everything of wildcards that has no heading, as one line; named types keep lines of their own."""
     rest = tuple(name for name, row in table.types.items() if row.group is None and name in types)
-    name, lines = "everything else: staff, places, code lists and the like", []
+    lines = []
     for scopes in _alike(wildcards, apart=False) if rest else ():
-        ticks = {}
+        name, ticks = name_of("*", scopes[0].criteria, table, every=_REST), {}
         for part in (READING, WRITING):
             if halves := _parts(scopes, part):
                 letters = "".join(letter for letter in part if any(letter in half.letters for half in halves))

@@ -119,9 +119,9 @@ def verbs(letters: str, table: Words) -> str:
     return done[0] if len(done) == 1 else f"{', '.join(done[:-1])} and {done[-1]}"
 
 
-def name_of(type_: str, criteria: Iterable[Criterion], table: Words) -> str:
-    """``laboratory results recorded since 2024-01-01``: the records the criteria leave of a type."""
-    name = _EVERYTHING if type_ == "*" else table.types[type_].name if type_ in table.types else f"{type_} records"
+def name_of(type_: str, criteria: Iterable[Criterion], table: Words, *, every: str = _EVERYTHING) -> str:
+    """``laboratory results recorded since 2024-01-01``: the records the criteria leave of a type; ``every``: of all."""
+    name = every if type_ == "*" else table.types[type_].name if type_ in table.types else f"{type_} records"
     date = table.types[type_].date if type_ in table.types else None
     named, limits = False, []
     for parameter, value in criteria:

@@ -133,6 +133,13 @@ def test_no_two_boxes_read_the_same_to_a_patient(asked: ScopeSet) -> None:
     assert len(texts) == len(set(texts))
 
 
+def test_what_is_left_of_everything_says_its_limit() -> None:
+    of = offered("patient/*.cr patient/*.s?category=laboratory")
+    texts = [tick.text for line in of.lines for tick in (line.read, line.write) if tick is not None]
+    assert len(texts) == len(set(texts))
+    assert "See everything else: staff, places, code lists and the like whose category is laboratory" in texts
+
+
 def test_what_reads_the_same_is_decided_together() -> None:
     of = offered("patient/Observation.rs user/Observation.cruds")
     (both,) = of.lines
