@@ -142,7 +142,7 @@ def _membership(node: Node, asked: Asked, type_: str) -> Query | None:
     return Query(type=type_, criteria=(Criterion((*named, *itself)),)) if named or itself else None
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=256)
 def _naming(plans: Plans, generation: int, compartment: str, type_: str) -> tuple[HashIs, ...]:
     """What of ``type_`` says that it belongs to the compartment, by search parameters as of ``generation``."""
     return tuple(dict.fromkeys(

@@ -48,7 +48,11 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                length = int(self.headers.get("Content-Length", "0"))
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    self.close_connection = True  # the sender was killed on the way: nothing came
+                    return
                 outer.came.append(Received(self.command, self.path, dict(self.headers), body))
                 status = outer.answers.pop(0) if outer.answers else 200
                 self.send_response(status)

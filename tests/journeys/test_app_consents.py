@@ -135,7 +135,7 @@ def run_out(hospital: Hospital, own: Client, id_: str, monkeypatch: pytest.Monke
     later = signing.now_ms() + 100 * 365 * 24 * 3600 * 1000
     with monkeypatch.context() as patched:
         patched.setattr(finality, "now_ms", lambda: later)
-        assert finality.end_expired(hospital.node) == 1
+        assert finality.end_expired(hospital.node) >= 1  # the hospital is others' as well: theirs run out too
         assert finality.end_expired(hospital.node) == 0
     assert own.get(f"Consent/{id_}").json()["status"] == "inactive"
 
