@@ -9,7 +9,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/gateway serve
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not real" tests
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not real" tests
 
 test-real: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m real tests
