@@ -38,25 +38,31 @@ class _Watch:
         self.least_bytes = settings.slow_bytes_per_s * settings.slow_timeout_s
         self.headers: list[Header] = [*completed([], of_others(settings)), (b"content-length", b"0"),
                                       (b"connection", b"close")]
+        self.clock_s = 0.0
+        """Time in which clients could be heard: of a stall of this process two looks' worth counts."""
+        self._every_s = min(_LOOK_S, self.slow_s / 4)
+        self._looked_s = 0.0
         self._open: set[Bounded] = set()
         self._looking = False
 
     def add(self, connection: Bounded) -> None:
         self._open.add(connection)
         if not self._looking:
-            self._looking = True
-            connection.loop.call_later(min(_LOOK_S, self.slow_s / 4), self._look, connection.loop)
+            self._looking, self._looked_s = True, connection.loop.time()
+            connection.loop.call_later(self._every_s, self._look, connection.loop)
 
     def discard(self, connection: Bounded) -> None:
         self._open.discard(connection)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+        now_s = loop.time()
+        self.clock_s += min(now_s - self._looked_s, 2 * self._every_s)
+        self._looked_s = now_s
         for connection in list(self._open):
-            connection.look(now)
+            connection.look(self.clock_s)
         self._looking = bool(self._open)
         if self._looking:
-            loop.call_later(min(_LOOK_S, self.slow_s / 4), self._look, loop)
+            loop.call_later(self._every_s, self._look, loop)
 
 
 class Bounded(HttpToolsProtocol):
@@ -68,7 +74,7 @@ class Bounded(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._head = True  # whether a request's head is being read, or waited for
         self._head_bytes = 0
-        self._head_since: float | None = self.loop.time()
+        self._head_since: float | None = self.watch.clock_s
         self._body_since: float | None = None
         self._body_bytes = 0
         self._left_since: float | None = None
@@ -93,7 +99,7 @@ class Bounded(HttpToolsProtocol):
         super().data_received(data)
         if self._head and self._head_bytes:
             if self._head_since is None:
-                self._head_since = self.loop.time()
+                self._head_since = self.watch.clock_s
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431)
 
