@@ -100,7 +100,7 @@ def held(bench: Bench, patients: list[str]) -> dict[str, list[str]]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
-        gateway = Gateway(Path(folder), log_level="warning", batch_interval_s="5")
+        gateway = Gateway(Path(folder), log_level="warning", batch_interval_s="5", account_requests_per_s="0")
         print(f"first start {gateway.start():.1f} s", end="; ", flush=True)
         gateway.stop()
         print(f"warm start {gateway.start():.1f} s", flush=True)
