@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.journeys.browser import Browser
 from tests.journeys.hospital import Hospital
 
 
@@ -30,3 +31,22 @@ def hospital_with(tmp_path: Path) -> Iterator[Callable[..., Hospital]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def open_browser(hospital: Hospital) -> Iterator[Callable[[], Browser]]:
+    """Opens browsers, each a person of its own."""
+    made: list[Browser] = []
+
+    def one() -> Browser:
+        made.append(Browser(hospital))
+        return made[-1]
+
+    yield one
+    for browser in made:
+        browser.close()
+
+
+@pytest.fixture
+def browser(open_browser: Callable[[], Browser]) -> Browser:
+    return open_browser()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -22,13 +22,6 @@ from tests.journeys.hospital import Client, Hospital
 from tests.journeys.test_consents import by_wallet, granted_on_chain, signed, states
 
 SCOPE = "launch/patient patient/Observation.rs patient/Patient.rs offline_access"
-
-
-@pytest.fixture
-def browser(hospital: Hospital) -> Iterator[Browser]:
-    made = Browser(hospital)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,24 +18,6 @@ from tests.journeys.hospital import Hospital
 REDIRECT = "https://app.example/callback"
 REGISTRATION = {"client_name": "Sleep Diary", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none",
                 "grant_types": ["authorization_code"], "scope": "launch/patient patient/Observation.rs"}
-
-
-@pytest.fixture
-def open_browser(hospital: Hospital) -> Iterator[Callable[[], Browser]]:
-    made: list[Browser] = []
-
-    def one() -> Browser:
-        made.append(Browser(hospital))
-        return made[-1]
-
-    yield one
-    for browser in made:
-        browser.close()
-
-
-@pytest.fixture
-def browser(open_browser: Callable[[], Browser]) -> Browser:
-    return open_browser()
 
 
 def allow(hospital: Hospital, browser: Browser, name: str, scope: str, **more: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -26,24 +26,6 @@ OBSERVATIONS = "See your test results, vital signs and other observations"
 PROBLEMS = "See your health problems and diagnoses"
 IDENTITY = "Know who you are: your name and which account is yours"
 Ask = Callable[..., str]
-
-
-@pytest.fixture
-def open_browser(hospital: Hospital) -> Iterator[Callable[[], Browser]]:
-    made: list[Browser] = []
-
-    def one() -> Browser:
-        made.append(Browser(hospital))
-        return made[-1]
-
-    yield one
-    for browser in made:
-        browser.close()
-
-
-@pytest.fixture
-def browser(open_browser: Callable[[], Browser]) -> Browser:
-    return open_browser()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -20,13 +20,6 @@ from tests.journeys.hospital import Client, Hospital, observation
 REDIRECT = "https://app.example/callback"
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 SCOPE = "patient/*.cruds user/*.cruds openid fhirUser launch/patient launch/encounter online_access offline_access"
-
-
-@pytest.fixture
-def browser(hospital: Hospital) -> Iterator[Browser]:
-    made = Browser(hospital)
-    yield made
-    made.close()
 
 
 @dataclass(frozen=True, kw_only=True)
