@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from gateway.access.scopes import Context, Criterion, ResourceScope, ScopeSet
@@ -109,6 +109,9 @@ def offer(asked: ScopeSet, *, types: Container[str], voice: Voice, table: Words)
     lines = [_line(scopes, voice, table) for scopes in _alike(
         _lines(asked, types, table), apart=voice.patient != voice.user)]
     lines += _rests(_wildcards(asked), types, table)
+    whole = frozenset(word for line in lines for tick in (line.read, line.write) if tick is not None
+                      for word in tick.words)
+    lines = [replace(line, kinds=_unasked(line.kinds, whole)) for line in lines]
     order = {group: number for number, group in enumerate(table.groups)}
     lines.sort(key=lambda line: (order.get(line.group or "", len(order)), line.scopes[0].context != "patient",
                                  line.name, line.scopes))
@@ -246,6 +249,12 @@ def _kinds(scopes: tuple[ResourceScope, ...], voice: Voice, table: Words) -> tup
         narrow = [_with(scope, criterion, instead_of=several) for scope in reading]
         made.append(Tick(value=" ".join(map(str, narrow)), text=_sentence(narrow, voice, table), criterion=criterion))
     return tuple(made)
+
+
+def _unasked(kinds: Iterable[Tick], whole: frozenset[str]) -> tuple[Tick, ...]:
+    """Kinds without what was asked by itself: that has a box of its own, and one word means one box."""
+    kept = ((kind, [word for word in kind.value.split(" ") if word not in whole]) for kind in kinds)
+    return tuple(replace(kind, value=" ".join(words)) for kind, words in kept if words)
 
 
 def _with(scope: ResourceScope, criterion: Criterion, instead_of: Criterion | None = None) -> ResourceScope:

@@ -153,6 +153,15 @@ def test_what_reads_the_same_is_decided_together() -> None:
     assert len(apart.lines) == 2
 
 
+def test_a_kind_that_was_asked_by_itself_has_that_box_alone() -> None:
+    of = offered(f"user/Observation.rs user/Observation.rs?category={LABORATORY} patient/Observation.c")
+    assert narrowed(of, chosen(*of.everything)) == of.asked
+    laboratory = f"user/Observation.rs?category={LABORATORY}"
+    assert sum(laboratory in tick.words for line in of.lines for tick in (line.read, line.write, *line.kinds)
+               if tick is not None) == 1
+    assert str(narrowed(of, chosen(laboratory))) == laboratory
+
+
 def test_laboratory_results_since_a_day() -> None:
     of = offered("patient/Observation.rs patient/Condition.rs patient/Patient.rs launch/patient")
     kind = next(tick for tick in line(of, "Observation").kinds if tick.text == "See your laboratory results")
