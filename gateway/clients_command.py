@@ -24,7 +24,8 @@ def parsers(commands: Any) -> None:  # Any: argparse does not name the type of i
                      help="feed: this hospital's own system (default); backend: a foreign one; app: with a person")
     add.add_argument("--auth", choices=("none", "client_secret_basic", "private_key_jwt"), default="private_key_jwt",
                      help="how it authenticates: an app in a browser or on a phone by none (and PKCE)")
-    add.add_argument("--redirect-uri", action="append", default=[], metavar="URI", help="of an app, compared exactly")
+    add.add_argument("--redirect-uri", action="append", default=[], metavar="URI",
+                     help="of an app, compared exactly; a loopback address (http://127.0.0.1/cb) takes any port")
     add.add_argument("--launch-uri", metavar="URI", help="where an EHR starts the app")
     add.set_defaults(run=_add)
     listed = client.add_parser("list", help="id, standing, kind and name of each, a line each")

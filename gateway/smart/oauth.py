@@ -19,6 +19,7 @@ from gateway.errors import OAuthError
 from gateway.smart.assertion import Authenticated
 from gateway.smart.clients import Client
 from gateway.smart.issuer import Smart
+from gateway.smart.redirects import is_registered
 
 _DESCRIPTION: Final = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
 _V2_WORD: Final = re.compile(r"(?:patient|user|system)/[^.]+\.(?!read$|write$|\*$)")
@@ -75,7 +76,7 @@ class OAuthClient(ClientMixin):  # type: ignore[misc]  # Authlib has no types
         return None
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
-        return redirect_uri in self.registered.redirect_uris
+        return is_registered(redirect_uri, self.registered.redirect_uris)
 
     def check_response_type(self, response_type: str) -> bool:
         return response_type == "code" and self.check_grant_type("authorization_code")

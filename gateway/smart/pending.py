@@ -19,6 +19,7 @@ from gateway.errors import NotFound
 from gateway.smart.clients import Client, find_client
 from gateway.smart.issuer import Smart
 from gateway.smart.launches import LaunchContext, launch_of
+from gateway.smart.redirects import is_registered
 from gateway.smart.sessions import Session
 from gateway.smart.tokens import Secret
 
@@ -79,7 +80,7 @@ def find(connection: apsw.Connection, smart: Smart, handle: str) -> PendingAutho
     """``pending``, as an open transaction sees it."""
     row = _row(connection, smart, handle)
     client = None if row is None else find_client(connection, row[0])
-    if row is None or client is None or not client.stands or row[3] not in client.redirect_uris:
+    if row is None or client is None or not client.stands or not is_registered(row[3], client.redirect_uris):
         raise NotFound("this authorization was decided, has expired, or never was: start again from the app")
     launch = None if row[7] is None else launch_of(connection, row[7])
     if row[7] is not None and launch is None:

@@ -82,6 +82,18 @@ def test_an_unregistered_redirect_is_never_followed(app: App, uri: str | None, b
     assert answer.json()["error"] == "invalid_request"
 
 
+def test_a_native_app_gets_its_code_on_the_port_it_opened_and_no_other_redeems_it(
+        hospital: Hospital, browser: Browser) -> None:
+    """RFC 8252 section 7.3: what was registered without a port is asked for with one, and the code is bound to that."""
+    app = App(hospital, name="Native app", redirect="http://127.0.0.1/cb")
+    app.redirect = "http://127.0.0.1:51004/cb"
+    code = app.allowed(browser, SCOPE)
+    refused(app.exchange(code, redirect_uri="http://127.0.0.1:51005/cb"), "invalid_grant")
+    assert app.exchange(code).status_code == 200
+    for uri in ("http://localhost:51004/cb", "http://127.0.0.1:51004/other", "http://127.0.0.2:51004/cb"):
+        assert app.authorize(SCOPE, redirect_uri=uri).status_code == 400
+
+
 @pytest.mark.parametrize("changes", [
     {"client_id": "nobody"}, {"client_id": None}, {"client_id": "feed"}, {"client_id": "\u00e9\x00"},
     {"client_id": '"<script>'}])
