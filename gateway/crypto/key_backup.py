@@ -28,10 +28,11 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from gateway.crypto import key_store
 from gateway.crypto.hkdf import hkdf
 from gateway.crypto.key_rotation import LASTING
+from gateway.crypto.key_set import CUSTODIAN
 from gateway.crypto.key_store import Connection, KeyRow
-from gateway.crypto.keys import CUSTODIAN, KeyRing, secret_aad
+from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import Root
-from gateway.crypto.wrap import KeyName, unwrap, wrap
+from gateway.crypto.wrap import KeyName, secret_aad, unwrap, wrap
 from gateway.errors import IntegrityBroken, Misconfigured
 
 _MAGIC: Final = b"FHGB\x01"

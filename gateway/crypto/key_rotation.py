@@ -20,9 +20,9 @@ from typing import Final
 
 from gateway.crypto import key_store
 from gateway.crypto.key_store import new_key_id, now_ms
-from gateway.crypto.keys import KeyRing, secret_aad
+from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import LABELS, Label, Root, load_root, promote_root, stage_root, staged_path
-from gateway.crypto.wrap import KeyName, unwrap, wrap
+from gateway.crypto.wrap import KeyName, secret_aad, unwrap, wrap
 from gateway.errors import Misconfigured
 
 LASTING: Final[tuple[Label, ...]] = tuple(

@@ -2,15 +2,14 @@
 
 Owns every key in the clear and the bounded cache of them; refuses a destroyed key at once, in every process that
 shares the file (each call compares SQLite's ``data_version``, and the store's counter when that moved).
-Design: ``data.md``, Keys.
 
     root --HKDF--> wrap key
     patient key    random, wrapped under the wrap key
     category key   random, one per (owner, label group, generation), wrapped under the patient key
     signing key    random secp256k1 scalar of a custodial patient, wrapped under the patient key
 
-Owners are patients' logical ids; records about no patient belong to ``CUSTODIAN``, which is no legal FHIR id, so that
-no client can make a patient of that name. Rotation is ``key_rotation.py``, backup ``key_backup.py``.
+Owners are patients' logical ids; records about no patient belong to ``CUSTODIAN``. Rotation is ``key_rotation.py``,
+backup ``key_backup.py``.
 """
 
 from __future__ import annotations
@@ -18,33 +17,22 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from gateway.crypto import key_store, page_slots
+from gateway.crypto.key_set import CUSTODIAN, KeySet, in_order, joined, key_ids
 from gateway.crypto.key_store import Connection, KeyRow, KeyStore, new_key_id, now_ms
+from gateway.crypto.recent import Recent
 from gateway.crypto.root import Label, Root, RootSource
-from gateway.crypto.wrap import KeyName, Kind, unwrap, wrap
+from gateway.crypto.wrap import KeyName, Kind, secret_aad, unwrap, wrap
 from gateway.errors import IntegrityBroken, KeyDestroyed, Misconfigured
 
-CUSTODIAN: Final = "*custodian"
 _SECP256K1_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _ROOT_ATTEMPTS: Final = 3
 _DERIVED_ONLY: Final = frozenset({"wrap", "key-store-page", "fingerprint"})
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySet:
-    """The category keys of one Version: ``refs`` to store beside it (8 bytes a key), ``material`` to seal with."""
-
-    refs: bytes
-    material: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +42,6 @@ class Destroyed:
     owner: str
     key_ids: tuple[int, ...]
     at_ms: int
-
-
-def key_ids(refs: bytes) -> tuple[int, ...]:
-    """The ids in ``KeySet.refs``. Raises IntegrityBroken when they are cut or empty."""
-    if not refs or len(refs) % 8:
-        raise IntegrityBroken("key references are malformed")
-    return tuple(int.from_bytes(refs[at:at + 8], "big") for at in range(0, len(refs), 8))
 
 
 class KeyRing:
@@ -76,9 +57,9 @@ class KeyRing:
         self._page_key = page_slots.page_key(path, found)
         self.store = KeyStore(path, self._page_key, found[0].fingerprint)
         self._lock = threading.RLock()
-        self._sets: _Recent[tuple[tuple[str, ...], str], KeySet] = _Recent(cache_size)
-        self._keys: _Recent[int, bytes] = _Recent(cache_size)
-        self._owner_keys: _Recent[str, tuple[int, bytes]] = _Recent(cache_size)
+        self._sets: Recent[tuple[tuple[str, ...], str], KeySet] = Recent(cache_size)
+        self._keys: Recent[int, bytes] = Recent(cache_size)
+        self._owner_keys: Recent[str, tuple[int, bytes]] = Recent(cache_size)
         self._secrets: dict[Label, tuple[bytes, ...]] = {}
         self._seen = self.store.data_version()
         self._state = self.store.state()
@@ -96,7 +77,7 @@ class KeyRing:
 
         Raises KeyDestroyed when one of the owners was erased.
         """
-        wanted = _owners(owners)
+        wanted = in_order(owners)
         with self._lock:
             self._refresh()
             known = self._sets.get((wanted, group))
@@ -104,7 +85,7 @@ class KeyRing:
 
     def prepare(self, wants: Iterable[tuple[Sequence[str], str]]) -> list[KeySet]:
         """``category_keys`` of many, in order, with at most one transaction and fsync. Raises KeyDestroyed."""
-        wanted = [(_owners(owners), group) for owners, group in wants]
+        wanted = [(in_order(owners), group) for owners, group in wants]
         with self._lock:
             self._refresh()
             return self._prepare(wanted)
@@ -287,7 +268,7 @@ class KeyRing:
             for owners, group in wanted:
                 if (owners, group) not in sets:
                     keys = [found[owner, group] for owner in owners]
-                    known = _key_set(keys)
+                    known = KeySet.of(keys)
                     sets[owners, group] = known
                     self._sets.put((owners, group), known)
                     for key_id, key in keys:
@@ -322,7 +303,7 @@ class KeyRing:
         for key_id in key_ids(refs):
             key = self._keys.get(key_id)
             keys.append(key if key is not None else self._load(key_id))
-        return keys[0] if len(keys) == 1 else b"".join(sorted(keys))
+        return keys[0] if len(keys) == 1 else joined(keys)
 
     def _load(self, key_id: int) -> bytes:
         with self.store.read() as connection:
@@ -350,48 +331,6 @@ class KeyRing:
             cached = owner.name.id, self._unwrapped(connection, owner)
             self._owner_keys.put(name.owner, cached)
         return unwrap(cached[1], row.wrapped, name.aad())
-
-
-class _Recent(Generic[K, V]):
-    """The most recently used ``size`` values."""
-
-    __slots__ = ("_size", "_values")
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._values[key] = value
-        if len(self._values) > self._size:
-            self._values.popitem(last=False)
-
-    def clear(self) -> None:
-        self._values.clear()
-
-
-def secret_aad(label: str, generation: int) -> bytes:
-    """What binds a wrapped hospital secret to its place."""
-    return b"gateway secret 1 " + label.encode() + generation.to_bytes(4, "big")
-
-
-def _owners(owners: Sequence[str]) -> tuple[str, ...]:
-    if len(owners) == 1:
-        return (owners[0],)
-    return tuple(sorted(set(owners))) or (CUSTODIAN,)
-
-
-def _key_set(keys: list[tuple[int, bytes]]) -> KeySet:
-    return KeySet(
-        refs=b"".join(key_id.to_bytes(8, "big") for key_id in sorted(key_id for key_id, _ in keys)),
-        material=b"".join(sorted(key for _, key in keys)),
-    )
 
 
 def _patient(owner: str) -> None:

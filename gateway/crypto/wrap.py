@@ -40,6 +40,11 @@ class KeyName:
         ))
 
 
+def secret_aad(label: str, generation: int) -> bytes:
+    """What binds a wrapped hospital secret to its place."""
+    return b"gateway secret 1 " + label.encode() + generation.to_bytes(4, "big")
+
+
 def wrap(under: bytes, key: bytes, aad: bytes) -> bytes:
     """60 bytes that give ``key`` (32 bytes) back to who holds ``under`` and the same ``aad``."""
     nonce = os.urandom(12)

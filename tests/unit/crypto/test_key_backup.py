@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.crypto.key_backup import Passphrase, RawKey, backup, restore
 from gateway.crypto.key_rotation import LASTING, rotate_category, rotate_patient, rotate_root, rotate_secret
-from gateway.crypto.keys import CUSTODIAN, KeyRing, key_ids
+from gateway.crypto.key_set import CUSTODIAN, key_ids
+from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import Root, fixed_roots, new_root
 from gateway.errors import IntegrityBroken, KeyDestroyed, Misconfigured
 
