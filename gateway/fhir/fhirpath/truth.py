@@ -1,29 +1,26 @@
 """Invariants as quick three-valued tests on bare dicts.
 
 Owns the compilation of the boolean forms R4's invariants are made of (existence, comparison with a
-literal, membership, connectives) to closures that make no Node; whatever else occurs in an expression is
-evaluated by the general closures. Refuses to differ from them, save for tests of absent text (``__init__``).
+literal, membership, connectives) to the closures of ``rawtests`` and ``logic``, which make no Node; whatever else
+occurs in an expression is evaluated by the general closures. Refuses to differ from them, save for tests of absent
+text (``__init__``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from decimal import Decimal
 
-from gateway.fhir.fhirpath import operators
+from gateway.fhir.fhirpath import logic, operators, rawtests
 from gateway.fhir.fhirpath.compiler import URLS, compile_tree
 from gateway.fhir.fhirpath.evaluation import Env
-from gateway.fhir.fhirpath.functions_text import pattern
-from gateway.fhir.fhirpath.node import OPEN_TYPES, Context, Json, Node, TypeModel, choice_key, node_of
+from gateway.fhir.fhirpath.logic import Truth
+from gateway.fhir.fhirpath.node import Context, Json, Node, TypeModel, node_of
 from gateway.fhir.fhirpath.parser import Ast, Binary, Call, Literal, Member, This, TypeTest, Variable
 from gateway.fhir.fhirpath.rawpath import RawValues, child_count, raw_values, steps_of
 
-Truth = Callable[[Json, Context], bool | None]
 Count = Callable[[Json, Context], int]
 
-_TEXT_TESTS = frozenset({"startsWith", "endsWith", "contains", "matches"})
-_BOOLEAN_CALLS = frozenset({"exists", "empty", "not", "all", "hasValue", "isDistinct"}) | _TEXT_TESTS
+_BOOLEAN_CALLS = frozenset({"exists", "empty", "not", "all", "hasValue", "isDistinct"}) | rawtests.ON_TEXT
 _CONNECTIVES = frozenset({"and", "or", "xor", "implies"})
 _COMPARISONS = frozenset({"=", "!=", "<", ">", "<=", ">=", "in", "contains"})
 _NOTHING_FROM_NOTHING = frozenset({"where", "select", "trace", "first", "last", "tail", "skip", "take", "resolve"})
@@ -31,7 +28,7 @@ _NOTHING_FROM_NOTHING = frozenset({"where", "select", "trace", "first", "last", 
 
 def compile_truth(ast: Ast, model: TypeModel | None) -> Truth:
     """The test of an invariant: True, False, or None where N1 has the empty collection."""
-    if isinstance(ast, Call) and ast.name in _TEXT_TESTS:
+    if isinstance(ast, Call) and ast.name in rawtests.ON_TEXT:
         values = raw_values(ast.left, model, nested=False)
         test = _Compiler(model, nested=False).pure(ast)
         if values is not None and test is not None:
@@ -64,14 +61,6 @@ def _is_boolean(ast: Ast) -> bool:
     return isinstance(ast, Binary) and (ast.operator in _CONNECTIVES or ast.operator in _COMPARISONS)
 
 
-def _same(found: Json, wanted: str | bool | int) -> bool:
-    if type(wanted) is int:
-        return type(found) not in (str, bool, dict, list) and found is not None and (
-            found == wanted if type(found) is int else operators.number(found) == wanted
-        )
-    return type(found) is type(wanted) and bool(found == wanted)
-
-
 class _Compiler:
     def __init__(self, model: TypeModel | None, *, nested: bool) -> None:
         self.model = model
@@ -83,9 +72,9 @@ class _Compiler:
         if found is not None:
             return found
         if isinstance(ast, Binary) and ast.operator in _CONNECTIVES:
-            return _connect(ast.operator, self.truth(ast.left), self.truth(ast.right))
+            return logic.connect(ast.operator, self.truth(ast.left), self.truth(ast.right))
         if isinstance(ast, Call) and ast.name == "not" and _is_boolean(ast.left):
-            return _negate(self.truth(ast.left))
+            return logic.negate(self.truth(ast.left))
         return self.guarded(ast) or _general(ast)
 
     def guarded(self, ast: Ast) -> Truth | None:
@@ -129,12 +118,12 @@ class _Compiler:
         operator = ast.operator
         if operator in _CONNECTIVES:
             left, right = self.pure(ast.left), self.pure(ast.right)
-            return None if left is None or right is None else _connect(operator, left, right)
+            return None if left is None or right is None else logic.connect(operator, left, right)
         if operator in ("=", "!="):
             return self.equality(ast)
         if operator == "in":
             values, texts = self.values(ast.left), _literals(ast.right)
-            return None if values is None or texts is None else _member(values, texts)
+            return None if values is None or texts is None else rawtests.membership(values, texts)
         if operator in ("<", ">", "<=", ">="):
             return self.order(ast)
         return None
@@ -145,11 +134,11 @@ class _Compiler:
         if literal is not None:
             values = self.values(ast.left)
             if values is not None:
-                return _equals(values, literal, wanted)
+                return rawtests.equality(values, literal, wanted)
         elif _is_boolean(ast.left) and _is_boolean(ast.right):
             left, right = self.pure(ast.left), self.pure(ast.right)
             if left is not None and right is not None:
-                return _agree(left, right, wanted)
+                return logic.agree(left, right, wanted)
         return self.counts(ast)
 
     def order(self, ast: Binary) -> Truth | None:
@@ -160,15 +149,15 @@ class _Compiler:
         if left is None:
             return None
         if right is not None and steps_of(ast.left) != ("this", ()):
-            return _ordered(ast.operator, left, right)
+            return rawtests.ordered(ast.operator, left, right)
         literal = _literal(ast.right)
-        return _above(ast.operator, left, literal) if type(literal) is int else None
+        return rawtests.above(ast.operator, left, literal) if type(literal) is int else None
 
     def counts(self, ast: Binary) -> Truth | None:
         left, right = self.count(ast.left), self.count(ast.right)
         if left is None or right is None or not (_counts(ast.left) or _counts(ast.right)):
             return None
-        one, other, test = left, right, _INTEGER_TESTS[ast.operator]
+        one, other, test = left, right, rawtests.INTEGERS[ast.operator]
         return lambda value, context: test(one(value, context), other(value, context))
 
     def count(self, ast: Ast) -> Count | None:
@@ -193,20 +182,20 @@ class _Compiler:
     def call(self, ast: Call) -> Truth | None:
         if ast.name == "not":
             inner = self.pure(ast.left) if _is_boolean(ast.left) else None
-            return None if inner is None else _negate(inner)
+            return None if inner is None else logic.negate(inner)
         if ast.name in ("exists", "empty"):
             return self.existence(ast)
         if ast.name == "all":
             values, test = self.values(ast.left), _Compiler(self.model, nested=True).pure(ast.args[0])
-            return None if values is None or test is None else _all(values, test)
+            return None if values is None or test is None else rawtests.all_of(values, test)
         values = self.values(ast.left)
         if values is None:
             return None
         if ast.name == "hasValue":
-            return _has_value(values)
+            return rawtests.held(values)
         argument = _literal(ast.args[0]) if ast.args else None
-        if ast.name in _TEXT_TESTS and type(argument) is str and len(ast.args) == 1:
-            return _text_test(ast.name, values, argument)
+        if ast.name in rawtests.ON_TEXT and type(argument) is str and len(ast.args) == 1:
+            return rawtests.text_test(ast.name, values, argument)
         return None
 
     def existence(self, ast: Call) -> Truth | None:
@@ -220,15 +209,15 @@ class _Compiler:
             if isinstance(left, TypeTest):
                 return None
             union = self.union(left) if criteria is None else None
-            return None if union is None else (union if wanted else _negate(union))
+            return None if union is None else (union if wanted else logic.negate(union))
         if criteria is not None:
             test = _Compiler(self.model, nested=True).pure(criteria)
-            return None if test is None else _any(values, test, wanted)
+            return None if test is None else rawtests.any_of(values, test, wanted)
         steps = steps_of(left)
         if steps is not None and steps[0] == "this" and len(steps[1]) == 1:
             name = steps[1][0]
             choice = self.model is None or bool(self.model.choice_keys(name))
-            return _present(name, choice, wanted)
+            return rawtests.presence(name, choice, wanted)
         if steps == ("this", ()):
             return lambda value, context: wanted
         found = values
@@ -244,16 +233,11 @@ class _Compiler:
             if test is None:
                 return None
             sides.append(test)
-        return _connect("or", *sides)
+        return logic.connect("or", *sides)
 
 
 def _counts(ast: Ast) -> bool:
     return isinstance(ast, Call) or (isinstance(ast, Binary) and (_counts(ast.left) or _counts(ast.right)))
-
-
-_INTEGER_TESTS: dict[str, Callable[[int, int], bool]] = {
-    "=": int.__eq__, "!=": int.__ne__, "<": int.__lt__, ">": int.__gt__, "<=": int.__le__, ">=": int.__ge__,
-}
 
 
 def _general(ast: Ast) -> Truth:
@@ -262,179 +246,5 @@ def _general(ast: Ast) -> Truth:
     def test(value: Json, context: Context) -> bool | None:
         focus = node_of(value, context.type)
         return operators.boolean(evaluator(focus, Env(context, focus)))
-
-    return test
-
-
-def _connect(operator: str, left: Truth, right: Truth) -> Truth:
-    if operator == "and":
-
-        def conjunction(value: Json, context: Context) -> bool | None:
-            one = left(value, context)
-            if one is False:
-                return False
-            other = right(value, context)
-            return other if one or other is False else None
-
-        return conjunction
-    if operator == "or":
-
-        def disjunction(value: Json, context: Context) -> bool | None:
-            one = left(value, context)
-            if one:
-                return True
-            other = right(value, context)
-            return other if one is False or other else None
-
-        return disjunction
-    if operator == "implies":
-
-        def implication(value: Json, context: Context) -> bool | None:
-            one = left(value, context)
-            if one is False:
-                return True
-            other = right(value, context)
-            return other if one or other else None
-
-        return implication
-
-    def exclusive(value: Json, context: Context) -> bool | None:
-        one, other = left(value, context), right(value, context)
-        return None if one is None or other is None else one != other
-
-    return exclusive
-
-
-def _negate(test: Truth) -> Truth:
-    def negation(value: Json, context: Context) -> bool | None:
-        truth = test(value, context)
-        return None if truth is None else not truth
-
-    return negation
-
-
-def _agree(left: Truth, right: Truth, wanted: bool) -> Truth:
-    def agreement(value: Json, context: Context) -> bool | None:
-        one, other = left(value, context), right(value, context)
-        return None if one is None or other is None else (one == other) is wanted
-
-    return agreement
-
-
-def _present(name: str, choice: bool, wanted: bool) -> Truth:
-    side = "_" + name
-    if not choice:
-
-        def present(value: Json, context: Context) -> bool:
-            return (type(value) is dict and (name in value or side in value)) is wanted
-
-        return present
-    keys = frozenset(name + suffix for suffix in OPEN_TYPES)
-
-    def chosen(value: Json, context: Context) -> bool:
-        if type(value) is not dict:
-            return not wanted
-        if name in value or side in value or not keys.isdisjoint(value):
-            return wanted
-        return (choice_key(value, name, None) is not None) is wanted if _has_side(value) else not wanted
-
-    return chosen
-
-
-def _has_side(value: dict[str, Json]) -> bool:
-    return any(key[0] == "_" for key in value)
-
-
-def _equals(values: RawValues, literal: str | bool | int, wanted: bool) -> Truth:
-    def test(value: Json, context: Context) -> bool | None:
-        found = values(value, context)
-        if not found:
-            return None
-        return (len(found) == 1 and _same(found[0], literal)) is wanted
-
-    return test
-
-
-def _member(values: RawValues, texts: frozenset[str]) -> Truth:
-    def test(value: Json, context: Context) -> bool | None:
-        found = values(value, context)
-        if not found:
-            return None
-        operators.singleton(found)
-        return type(found[0]) is str and found[0] in texts
-
-    return test
-
-
-def _has_value(values: RawValues) -> Truth:
-    def test(value: Json, context: Context) -> bool:
-        found = values(value, context)
-        return len(found) == 1 and found[0] is not None and type(found[0]) is not dict
-
-    return test
-
-
-def _any(values: RawValues, test: Truth, wanted: bool) -> Truth:
-    def some(value: Json, context: Context) -> bool:
-        for one in values(value, context):
-            if test(one, context):
-                return wanted
-        return not wanted
-
-    return some
-
-
-def _all(values: RawValues, test: Truth) -> Truth:
-    def every(value: Json, context: Context) -> bool:
-        return all(test(one, context) for one in values(value, context))
-
-    return every
-
-
-def _text_test(name: str, values: RawValues, argument: str) -> Truth:
-    regex: re.Pattern[str] | None = pattern(argument) if name == "matches" else None
-    test: Callable[[str], bool] = {
-        "startsWith": lambda text: text.startswith(argument),
-        "endsWith": lambda text: text.endswith(argument),
-        "contains": lambda text: argument in text,
-        "matches": lambda text: regex is not None and regex.search(text) is not None,
-    }[name]
-
-    def apply(value: Json, context: Context) -> bool:
-        found = values(value, context)
-        if not found:
-            return False
-        operators.singleton(found)
-        return type(found[0]) is str and test(found[0])
-
-    return apply
-
-
-def _above(operator: str, values: RawValues, literal: int) -> Truth:
-    limit = Decimal(literal)
-
-    def test(value: Json, context: Context) -> bool | None:
-        order = operators.compare([Node(one, "") for one in values(value, context)], [limit])
-        return None if order is None else order in _WANTED[operator]
-
-    return test
-
-
-_WANTED: dict[str, tuple[int, ...]] = {"<": (-1,), ">": (1,), "<=": (-1, 0), ">=": (0, 1)}
-
-
-def _ordered(operator: str, left: RawValues, right: RawValues) -> Truth:
-    wanted = _WANTED[operator]
-
-    def test(value: Json, context: Context) -> bool | None:
-        ours, theirs = left(value, context), right(value, context)
-        if len(ours) == 1 and len(theirs) == 1:
-            one, other = ours[0], theirs[0]
-            if type(one) is str and type(other) is str and len(one) == len(other) and (
-                len(one) <= 10 or one[-6:] == other[-6:] or one[-1] == other[-1] == "Z"
-            ):
-                return (one > other) - (one < other) in wanted
-        order = operators.compare([Node(one, "") for one in ours], [Node(one, "") for one in theirs])
-        return None if order is None else order in wanted
 
     return test
