@@ -21,8 +21,9 @@ from gateway.errors import Unauthenticated
 from gateway.smart.authorization import Authorization, audit, find_authorization, revoke_authorization
 from gateway.smart.client_authentication import BASIC, BEARER, JWT, NONE
 from gateway.smart.issuer import Smart
-from gateway.smart.issuing import REFRESH_PREFIX, context_of, identity, present
+from gateway.smart.issuing import context_of, identity, present
 from gateway.smart.oauth import FormRequest, OAuthClient, told
+from gateway.smart.refresh_tokens import PREFIX, family_of
 from gateway.smart.tokens import Secret
 
 
@@ -52,7 +53,7 @@ class StoredToken:
 
 def stored_token(smart: Smart, secret: str) -> StoredToken | None:
     """The access or refresh token ``secret``; None unless it is good now."""
-    if secret.startswith(REFRESH_PREFIX):
+    if secret.startswith(PREFIX):
         return _refresh_token(smart, secret)
     reader = smart.database.reader
     try:
@@ -81,10 +82,10 @@ def _refresh_token(smart: Smart, secret: str) -> StoredToken | None:
 def _ever_refreshed(smart: Smart, secret: str) -> StoredToken | None:
     """A refresh token, used or not: whoever used it, what came of it hangs on the same authorization."""
     reader = smart.database.reader
-    row = next(reader.execute("SELECT authorization, issued_ms, expires_ms FROM refresh_token WHERE hash=?",
-                              (smart.tokens.hash(secret),)), None)
-    of = None if row is None else find_authorization(reader, str(row[0]))
-    return None if row is None or of is None else _refreshing(secret, of, int(str(row[1])), int(str(row[2])))
+    id_ = family_of(reader, smart, secret) or reader.execute(
+        "SELECT authorization FROM refresh_token WHERE hash=?", (smart.tokens.hash(secret),)).get
+    of = None if id_ is None else find_authorization(reader, str(id_))
+    return None if of is None else _refreshing(secret, of, of.used_ms, of.expires_ms)
 
 
 def _refreshing(secret: str, of: Authorization, issued_ms: int, expires_ms: int) -> StoredToken:
@@ -100,7 +101,7 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]  # Authlib has no ty
         _check_token(request)
 
     def query_token(self, token_string: str, token_type_hint: str | None) -> StoredToken | None:
-        find = _ever_refreshed if token_string.startswith(REFRESH_PREFIX) else stored_token
+        find = _ever_refreshed if token_string.startswith(PREFIX) else stored_token
         return find(self.server.smart, token_string)
 
     def revoke_token(self, token: StoredToken, request: FormRequest) -> None:

@@ -9,7 +9,6 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#obtain-access-token
 from __future__ import annotations
 
 import hmac
-import secrets
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -19,7 +18,6 @@ from gateway.access.roles import policy
 from gateway.access.scopes import ScopeSet
 from gateway.errors import Forbidden, OAuthError
 from gateway.smart.authorization import (
-    OFFLINE_LIFE_MS,
     TOKEN_LIFE_MS,
     Authorization,
     audit,
@@ -31,10 +29,10 @@ from gateway.smart.clients import Client, find_client
 from gateway.smart.issuer import Smart
 from gateway.smart.minting import BREAK_GLASS_TTL_S, grantees
 from gateway.smart.oauth import told
+from gateway.smart.refresh_tokens import family_of, put, successor, take
 from gateway.smart.signing import SigningKeys
 from gateway.smart.tokens import Secret
 
-REFRESH_PREFIX: Final = "gwf_"
 Kind = Literal["authorization_code", "refresh_token"]
 _CONTEXT: Final = frozenset({"launch", "launch/patient", "launch/encounter"})
 _GONE: Final = "it is unknown, expired, used or revoked"
@@ -45,7 +43,7 @@ class Presented:
     """A code or refresh token that is good now, and what it stands for. ``challenge``, ``redirect_uri``: of a code."""
 
     kind: Kind
-    hash: bytes = field(repr=False)
+    secret: Secret = field(repr=False)
     authorization: Authorization
     redirect_uri: str | None = None
     challenge: str | None = field(default=None, repr=False)
@@ -60,9 +58,10 @@ def present(smart: Smart, kind: Kind, secret: str, client_id: str | None) -> Pre
     columns = "redirect_uri, challenge" if kind == "authorization_code" else "NULL, NULL"
     rows: list[tuple[Any, ...]] = reader.execute(
         f"SELECT authorization, expires_ms, used_ms, {columns} FROM {kind} WHERE hash=?", (hashed,)).fetchall()  # noqa: S608
-    if not rows:
+    of_family = None if rows or kind != "refresh_token" else family_of(reader, smart, secret)
+    if not rows and of_family is None:
         return None
-    authorization_id, expires_ms, used_ms, redirect_uri, challenge = rows[0]
+    authorization_id, expires_ms, used_ms, redirect_uri, challenge = rows[0] if rows else (of_family, 0, 0, None, None)
     authorization = find_authorization(reader, authorization_id)
     if authorization is None or client_id not in (None, authorization.client):
         return None
@@ -74,7 +73,7 @@ def present(smart: Smart, kind: Kind, secret: str, client_id: str | None) -> Pre
         return None
     if expires_ms <= now_ms or not _stands(reader, authorization, now_ms):
         return None
-    return Presented(kind=kind, hash=hashed, authorization=authorization, redirect_uri=redirect_uri,
+    return Presented(kind=kind, secret=Secret(secret), authorization=authorization, redirect_uri=redirect_uri,
                      challenge=challenge)
 
 
@@ -102,10 +101,10 @@ class Issuing:
         OAuthError ``invalid_grant``.
         """
         smart, now_ms = self._smart, self._smart.now_ms()
-        refresh = Secret(REFRESH_PREFIX + secrets.token_urlsafe(32))
+        refresh = successor(presented.secret if presented.kind == "refresh_token" else None)
 
         def work(connection: apsw.Connection) -> tuple[Authorization, ScopeSet, int] | None:
-            if not _use_up(connection, presented, now_ms):
+            if not _use_up(connection, smart, presented, now_ms):
                 return None
             authorization = find_authorization(connection, presented.authorization.id)
             client = find_client(connection, presented.authorization.client)
@@ -115,7 +114,7 @@ class Issuing:
             scopes, expires_ms = self._token(connection, presented.kind, authorization, client, asked, secret, now_ms,
                                              v1=v1)
             if authorization.access is not None:
-                _renew(connection, smart.tokens.hash(refresh), authorization, now_ms)
+                put(connection, smart, refresh, authorization, now_ms)
             return authorization, scopes, expires_ms
         made = smart.database.transact(work)
         if made is None:
@@ -192,16 +191,9 @@ def _stands(connection: apsw.Connection, authorization: Authorization, now_ms: i
         (authorization.session, now_ms)).get)
 
 
-def _use_up(connection: apsw.Connection, presented: Presented, now_ms: int) -> bool:
-    connection.execute(f"UPDATE {presented.kind} SET used_ms=? WHERE hash=? AND used_ms IS NULL",  # noqa: S608
-                       (now_ms, presented.hash))
+def _use_up(connection: apsw.Connection, smart: Smart, presented: Presented, now_ms: int) -> bool:
+    if presented.kind == "refresh_token":
+        return take(connection, smart, presented.secret, now_ms)
+    connection.execute("UPDATE authorization_code SET used_ms=? WHERE hash=? AND used_ms IS NULL",
+                       (now_ms, smart.tokens.hash(presented.secret)))
     return bool(connection.changes())
-
-
-def _renew(connection: apsw.Connection, hashed: bytes, authorization: Authorization, now_ms: int) -> None:
-    """The next refresh token. Offline access lives on from each use, online access ends with the session."""
-    expires_ms = now_ms + OFFLINE_LIFE_MS if authorization.access == "offline" else authorization.expires_ms
-    connection.execute("INSERT INTO refresh_token (hash,authorization,issued_ms,expires_ms) VALUES (?,?,?,?)",
-                       (hashed, authorization.id, now_ms, expires_ms))
-    connection.execute("UPDATE authorization SET used_ms=?, expires_ms=? WHERE id=?",
-                       (now_ms, expires_ms, authorization.id))

@@ -1,7 +1,8 @@
 """What is deleted of the authorization server's rows once nobody can use it.
 
 Owns the order: what expired ends first, with everything that hangs on it, and is deleted a day later; refuses to forget
-a used code or refresh token while its authorization stands, or its second use would go unnoticed.
+a used code while its authorization stands, or its second use would go unnoticed; a used refresh token is known by its
+family (``refresh_tokens.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 import apsw
 
 from gateway.smart.authorization import revoke_authorization
+from gateway.smart.refresh_tokens import sweep_used
 from gateway.smart.signing import sweep_keys
 
 _KEPT_MS: Final = 24 * 3_600_000
@@ -29,5 +31,6 @@ def sweep_authorizations(connection: apsw.Connection, now_ms: int) -> int:
                            "WHERE revoked_ms<?)", (now_ms - _KEPT_MS,))
     connection.execute("DELETE FROM authorization WHERE revoked_ms<?", (now_ms - _KEPT_MS,))
     connection.execute("DELETE FROM authorization_request WHERE expires_ms<?", (now_ms,))
+    sweep_used(connection, now_ms)
     sweep_keys(connection, now_ms)
     return connection.total_changes() - before

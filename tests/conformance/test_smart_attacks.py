@@ -239,6 +239,42 @@ def test_a_refresh_token_that_comes_twice_ends_the_whole_family(app: App, browse
     assert dead(app, second)
 
 
+def test_the_oldest_of_many_still_ends_the_family_and_none_of_them_is_kept(hospital: Hospital, app: App,
+                                                                           browser: Browser) -> None:
+    """However often an app refreshes, one row stands for it; whatever of the family comes but the last was used."""
+    first = app.launched(browser, SCOPE, how_long="offline")
+    token = first
+    for _ in range(5):
+        token = app.refresh(token["refresh_token"]).json()
+    user = f"Patient/{first['patient']}"
+    (given,) = authorizations_of(hospital.database.reader, user)
+    assert hospital.database.reader.execute(
+        "SELECT count(*) FROM refresh_token WHERE authorization=?", (given.id,)).get == 1
+    unknown = f"gwf_{secrets.token_urlsafe(16)}{secrets.token_urlsafe(32)}"
+    for wrong in (unknown, token["refresh_token"][:-1], token["refresh_token"][:30], f"{token['refresh_token']}A"):
+        refused(app.refresh(wrong), "invalid_grant")
+    assert app.fhir(token).get("Patient").status_code == 200
+    refused(app.refresh(first["refresh_token"]), "invalid_grant")
+    assert dead(app, token)
+
+
+def test_a_refresh_token_from_before_there_were_families_works_once_and_ends_all_when_it_comes_again(
+        hospital: Hospital, app: App, browser: Browser) -> None:
+    token = app.launched(browser, SCOPE, how_long="offline")
+    (given,) = authorizations_of(hospital.database.reader, f"Patient/{token['patient']}")
+    old = "gwf_" + secrets.token_urlsafe(32)
+
+    def older(tx: Any) -> None:
+        tx.execute("UPDATE refresh_token SET hash=? WHERE authorization=?", (hospital.smart.tokens.hash(old), given.id))
+        tx.execute("UPDATE authorization SET family=NULL WHERE id=?", (given.id,))
+    hospital.database.transact(older)
+    renewed = app.refresh(old).json()
+    assert len(renewed["refresh_token"]) > len(old)
+    hospital.database.transact(lambda tx: sweep_authorizations(tx, int(time.time() * 1_000)))
+    refused(app.refresh(old), "invalid_grant")
+    assert dead(app, renewed)
+
+
 def test_a_refresh_never_widens(app: App, browser: Browser) -> None:
     """Scope upgrade by refresh."""
     token = app.launched(browser, "launch/patient offline_access patient/Observation.rs?category=laboratory",
