@@ -19,7 +19,7 @@ import orjson
 
 from gateway import audit
 from gateway.access.bound import AuthoredBy
-from gateway.access.decision import Deny
+from gateway.access.decision import Decision, Deny
 from gateway.access.facts import ResourceFacts
 from gateway.audit import Disclosure, StoredRow
 from gateway.errors import BadSearch, Gone, KeyDestroyed, NotFound, TooCostly
@@ -33,6 +33,7 @@ from gateway.records import audit_shape as shape
 from gateway.records import search as resources
 from gateway.records.gate import Caller, refusal
 from gateway.records.node import Node
+from gateway.records.read import append_alike
 from gateway.store import journal
 
 _ID = re.compile(r"log-([1-9][0-9]{0,14})")
@@ -91,15 +92,40 @@ def _patient_id(connection: apsw.Connection, row: StoredRow) -> str | None:
 
 def find(node: Node, caller: Caller, connection: apsw.Connection, id_: str) -> StoredRow:
     """The row behind an AuditEvent id, if the caller may see it. Raises NotFound, Forbidden."""
-    node.gate.require_scope(caller, "AuditEvent", "r")
+    row, decision = _decided(node, caller, connection, id_)
+    if row is None or isinstance(decision, Deny):
+        raise _refusal(decision, id_)
+    return row
+
+
+def _decided(node: Node, caller: Caller, connection: apsw.Connection, id_: str) -> tuple[StoredRow | None, Decision]:
+    """The row behind an id, and the decision to read it: of what is not there, that of a row of nobody's."""
     match = _ID.fullmatch(id_)
     row = audit.row(connection, int(match[1])) if match else None
     if row is None:
-        raise NotFound(f"AuditEvent/{id_} is not known")
-    decision = node.gate.decide(connection, caller, "r", stored=_facts(row, _patient_id(connection, row)))
-    if isinstance(decision, Deny):
-        raise refusal(decision, f"AuditEvent/{id_}")
-    return row
+        return None, node.gate.decide_absent(connection, caller, "r", "AuditEvent", id_)
+    return row, node.gate.decide(connection, caller, "r", stored=_facts(row, _patient_id(connection, row)))
+
+
+def _refusal(decision: Decision, id_: str) -> Exception:
+    what = f"AuditEvent/{id_}"
+    return refusal(decision, what) if isinstance(decision, Deny) else NotFound(f"{what} is not known")
+
+
+async def _permitted(node: Node, caller: Caller, connection: apsw.Connection, id_: str, vid: int | None) -> StoredRow:
+    """The row, if the caller may read it; a refusal is audited first, once, with whom the row is about."""
+    row, decision = _decided(node, caller, connection, id_)
+    if row is not None and vid not in (None, 1):
+        row, decision = None, node.gate.decide_absent(connection, caller, "r", "AuditEvent", id_)
+    if row is not None and not isinstance(decision, Deny):
+        return row
+    patient = None if row is None else _patient_id(connection, row)
+    rows = node.gate.entries(caller, "r", "read" if vid is None else "vread", decision if row is not None else None,
+                             what=(f"AuditEvent/{id_}",), patients=(f"Patient/{patient}",) if patient else (),
+                             outcome="4")
+    await node.commits.commit(
+        lambda tx: append_alike(tx, rows) if patient is None else audit.append(tx, rows))
+    raise _refusal(decision, id_)
 
 
 async def read(node: Node, caller: Caller, id_: str, vid: int | None = None) -> bytes:
@@ -107,13 +133,11 @@ async def read(node: Node, caller: Caller, id_: str, vid: int | None = None) -> 
     async def attempt(caller: Caller) -> bytes:
         await asyncio.to_thread(node.disclosures.settle)
         connection = node.database.reader
-        row = find(node, caller, connection, id_)
-        if vid not in (None, 1):
-            raise NotFound(f"AuditEvent/{id_} is not known in that version")
+        row = await _permitted(node, caller, connection, id_, vid)
         made = _opened(node, _where(node, caller, connection), connection, row)
+        await _told(node, caller, [f"AuditEvent/{id_}"], None)
         if made is None:
             raise Gone(f"AuditEvent/{id_} was erased", version_id=1)
-        await _told(node, caller, [f"AuditEvent/{id_}"], None)
         return serialise(_modelled(made))
     return await node.decided(caller, attempt)
 

@@ -60,7 +60,7 @@ async def permitted(node: Node, caller: Caller, connection: apsw.Connection, row
     if row is None:
         decision = node.gate.decide_absent(connection, caller, "r", type_, id_)
         rows = node.gate.entries(caller, "r", name, None, what=(what,), patients=(), outcome="4")
-        await node.commits.commit(lambda tx: _append_alike(tx, rows))
+        await node.commits.commit(lambda tx: append_alike(tx, rows))
         raise refusal(decision, what) if isinstance(decision, Deny) else NotFound(f"{what} is not known")
     decision = node.gate.decide_version(connection, caller, "r", row)
     if isinstance(decision, Deny):
@@ -71,7 +71,7 @@ async def permitted(node: Node, caller: Caller, connection: apsw.Connection, row
     return decision
 
 
-def _append_alike(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
+def append_alike(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:
     """Append the rows about what is not there with the statements of a refusal, so that their time tells nothing: a
     patient is looked up, and the row is marked to be told of, though there is nobody to tell."""
     journal.patient_pk(connection, NOBODY)

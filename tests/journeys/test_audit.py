@@ -128,6 +128,28 @@ def test_a_patient_reads_their_own_audit_and_nobody_elses(hospital: Hospital, do
     assert doctor.get(f"AuditEvent/{events[0]['id']}").status_code == 404
 
 
+def test_a_refused_look_at_the_audit_stands_in_it_once(hospital: Hospital, doctor: Client) -> None:
+    """Invariant 8: with whom the row is about, or with the custodian where it is about nobody or is not there."""
+    patient = hospital.new_patient()
+    own = hospital.patient(patient)
+    id_ = own.ids(f"AuditEvent?patient={patient}")[0]
+    narrow = hospital.clinician("audit-1", scope="user/Observation.rs")
+    own.get(f"AuditEvent/{id_}")  # the spool is brought in, and what is allowed stands with the custodian
+    since, whole = len(hospital.audited(patient)), len(hospital.audited(None))
+    for client, version, status in ((doctor, "", 404), (doctor, "/_history/1", 404), (narrow, "", 403)):
+        assert client.get(f"AuditEvent/{id_}{version}").status_code == status
+    what = (f"AuditEvent/{id_}",)
+    assert newest(hospital, patient, since) == [("read", "4", "R", what), ("vread", "4", "R", what),
+                                                ("read", "4", "R", what)]
+    assert len(hospital.audited(None)) == whole + 3
+    for place, status in (("log-999999999", 404), (f"{id_}/_history/2", 404)):
+        assert doctor.get(f"AuditEvent/{place}").status_code == status
+    assert [row[:2] for row in newest(hospital, None, whole + 3)] == [("read", "4"), ("vread", "4")]
+    seen = own.get(f"AuditEvent?patient={patient}").json()["entry"][0]["resource"]
+    assert seen["outcome"] == "4"
+    assert hospital.audit_is_whole()
+
+
 def test_audit_events_are_valid_r4(hospital: Hospital, doctor: Client) -> None:
     patient = hospital.new_patient()
     hospital.grant(patient, "Practitioner/audit-1")
