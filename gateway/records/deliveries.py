@@ -1,8 +1,9 @@
-"""Notifications of Subscriptions, sent by one process from the journal's own order.
+"""Deliveries of Subscriptions, made by one process in the journal's own order.
 
-Owns the loop, its bounds and its retries; refuses to send what the subscriber's Grant, read anew for each notification,
-does not let them find at that moment: such an event leaves no trace, not even a number. Each event is in the audit of
-its patients before a byte leaves. At least once and in order: the cursor moves when the endpoint has acknowledged.
+Owns the loop, its bounds and its retries; refuses to send for whom no Grant stands any more: it is read anew for each
+notification, and what it does not let the subscriber find at that moment leaves no trace, not even a number. Each event
+is in the audit of its patients before a byte leaves. At least once and in order: the cursor moves when the endpoint has
+acknowledged. What is told is gathered in ``subscription_events.py``, how it is sent stands in ``notifications.py``.
 https://hl7.org/fhir/uv/subscriptions-backport/STU1.1/notifications.html
 """
 
@@ -12,30 +13,22 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import apsw
-import httpx
-
-from gateway.audit import Disclosure, SealedRow
-from gateway.errors import InputRefused, KeyDestroyed, Moved, Unauthenticated, Unavailable
-from gateway.fhir.query import Query
-from gateway.fhir.resource import Resource, parse
-from gateway.fhir.search_match import SearchMatcher
-from gateway.fhir.subscriptions import JSON, XML, Event, Kind, Step, Wanted, delivered, failed, notification
-from gateway.fhir.xml_shapes import Shapes
-from gateway.fhir.xml_writer import write_xml
+from gateway.audit import Disclosure
+from gateway.errors import InputRefused, Moved, Unauthenticated, Unavailable
+from gateway.fhir.resource import parse
+from gateway.fhir.subscriptions import Step, delivered, failed
 from gateway.records import endpoints
 from gateway.records.endpoints import EndpointRefused, Resolve, Sender
 from gateway.records.gate import Caller
-from gateway.records.gathering import Permitted, audit_rows
 from gateway.records.jobs import Authority
 from gateway.records.node import Node
-from gateway.records.subscriptions import before, interaction_of, permitted, query_of, read_wanted, show
+from gateway.records.notifications import Notifications
+from gateway.records.subscription_events import Subscribed, gather
+from gateway.records.subscriptions import query_of, read_wanted, show
 from gateway.store import journal, subscriptions
-from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 from gateway.store.subscriptions import Standing
 
@@ -45,37 +38,14 @@ AT_ONCE: Final = 8
 """Most Subscriptions served at the same time."""
 _POLL_S: Final = 0.25
 _AFTER_FAULT_S: Final = 2.0
-_SLICE: Final = 200
-_LOOKED_AT_MAX: Final = 5_000
 _NOTIFICATIONS_MAX: Final = 20
 """How many notifications one Subscription is sent before others have their turn."""
-_BODY_MAX: Final = 4 * 1024 * 1024
 _KEPT_EVERY: Final = 2_000
 """How far a cursor may lie behind what was looked at in vain."""
 _LOOK_MS: Final = 60_000
 """How long nobody looks whether a quiet Subscription still stands."""
 _ATTEMPTS: Final = 8
 _GONE: Final = "the client, user or token it was made with no longer stands"
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What one notification tells: everything up to ``cursor`` was looked at."""
-
-    cursor: int
-    events: Sequence[Event]
-    seqs: Sequence[int]
-    audit: tuple[SealedRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """One Subscription as it is now, and for whom."""
-
-    at: Standing
-    wanted: Wanted
-    query: Query | None
-    url: httpx.URL
 
 
 class _Off(Exception):  # control flow: the reason goes into Subscription.error
@@ -90,11 +60,9 @@ class Deliveries:
                  jitter: Callable[[], float] = random.random) -> None:
         self._node = node
         self._authority = authority
-        self._sender = sender or Sender()
-        self._resolving = resolving
+        self._notifications = Notifications(node, sender or Sender(), resolving, clock)
         self._clock = clock
         self._jitter = jitter
-        self._shapes = Shapes(node.definitions)
         self._looked_at: dict[str, tuple[Standing, int]] = {}
         self._contact_ms: dict[str, int] = {}
         self._beats: dict[str, int] = {}
@@ -119,11 +87,15 @@ class Deliveries:
         for task in running.values():
             task.cancel()
         await asyncio.gather(*running.values(), return_exceptions=True)
-        await self._sender.close()
+        await self.close()
 
     async def step(self) -> int:
         """Serve everything that is due once; how many notifications were acknowledged."""
         return sum([await self._served(at) for at in self._due()])
+
+    async def close(self) -> None:
+        """Close the connections to endpoints."""
+        await self._notifications.close()
 
     def _due(self) -> list[Standing]:
         connection, now = self._node.database.reader, self._clock()
@@ -175,20 +147,21 @@ class Deliveries:
         if asked is None:
             return 0, False
         if at.state == "requested":
-            await self._shake_hands(asked)
+            await self._notifications.shake_hands(asked, await self._address(asked))
+            await self._stored(at, delivered(at.state, self._clock()), None)
             return 1, True
         for _ in range(_ATTEMPTS):
             caller = self._caller(at)
-            batch = await asyncio.to_thread(self._gather, caller, asked)
+            batch = await asyncio.to_thread(gather, self._node, caller, asked, self._position(at))
             if not batch.events:
                 await self._looked(at, batch.cursor)
                 return await self._heartbeat(asked), False
-            address = await self._pinned(asked)
+            address = await self._address(asked)
             try:
                 await self._node.disclosures.join(Disclosure(caller.seq, batch.audit))
             except Moved:
                 continue
-            await self._notify(asked, address, batch)
+            await self._notifications.notify(asked, address, batch.events)
             done = delivered(at.state, self._clock())
             await self._stored(at, done, None, cursor=batch.cursor, events=batch.seqs)
             return 1, True
@@ -204,7 +177,7 @@ class Deliveries:
         except Unauthenticated as error:
             raise _Off(_GONE) from error
 
-    async def _asked(self, at: Standing) -> _Asked | None:
+    async def _asked(self, at: Standing) -> Subscribed | None:
         """The Subscription as stored; None where it is gone. Raises _Off, Unavailable (no block)."""
         self._caller(at)
         connection = self._node.database.reader
@@ -222,26 +195,16 @@ class Deliveries:
             raise _Off(str(error)) from error
         if wanted.end_ms is not None and wanted.end_ms <= self._clock():
             raise _Off("its end has come")
-        return _Asked(at, wanted, query, url)
+        return Subscribed(at, wanted, query, url)
 
-    async def _pinned(self, asked: _Asked) -> str:
+    async def _address(self, asked: Subscribed) -> str:
         """The address to send to. Raises _Off for an internal one, Unavailable without any."""
         try:
-            return await endpoints.pinned(self._node.settings.subscription_hosts, asked.url, self._resolving)
+            return await self._notifications.address(asked)
         except EndpointRefused as error:
             raise _Off(str(error)) from error
 
-    async def _shake_hands(self, asked: _Asked) -> None:
-        """Ask the endpoint whether it is there: a handshake for a topic, for R4's form what tells nothing."""
-        address = await self._pinned(asked)
-        if asked.wanted.topic is None:
-            await self._sender.send("OPTIONS", asked.url, address, headers={}, body=b"",
-                                    timeout_s=asked.wanted.timeout_s, any_answer=True)
-        else:
-            await self._send_bundle(asked, address, "handshake", ())
-        await self._stored(asked.at, delivered(asked.at.state, self._clock()), None)
-
-    async def _heartbeat(self, asked: _Asked) -> int:
+    async def _heartbeat(self, asked: Subscribed) -> int:
         """Send one where nothing was sent for its period; how many."""
         period_s, id_, now = asked.wanted.heartbeat_s, asked.at.id, self._clock()
         if period_s is None and asked.at.state == "active":
@@ -253,122 +216,11 @@ class Deliveries:
             return 0
         # An endpoint that failed is asked again, where there is something to ask it with.
         if asked.wanted.topic is not None:
-            await self._send_bundle(asked, await self._pinned(asked), "heartbeat", ())
+            await self._notifications.beat(asked, await self._address(asked))
         if asked.at.failures or asked.at.state != "active":
             await self._stored(asked.at, delivered(asked.at.state, self._clock()), None)
         self._contact_ms[id_] = self._clock()
         return 1 if asked.wanted.topic is not None else 0
-
-    async def _notify(self, asked: _Asked, address: str, batch: _Batch) -> None:
-        wanted = asked.wanted
-        if wanted.topic is not None:
-            await self._send_bundle(asked, address, "event-notification", batch.events)
-            return
-        for event in batch.events:  # one, in R4's own form
-            if event.stored is None or wanted.payload is None:
-                await self._sender.send("POST", asked.url, address, headers=dict(wanted.header), body=b"",
-                                        timeout_s=wanted.timeout_s)
-                continue
-            path = f"{asked.url.path.rstrip('/')}/{event.type}/{event.id}"
-            await self._sender.send("PUT", asked.url.copy_with(path=path), address,
-                                    headers=self._headers(wanted), body=await self._body(wanted, event.stored),
-                                    timeout_s=wanted.timeout_s)
-
-    async def _send_bundle(self, asked: _Asked, address: str, kind: Kind, events: Sequence[Event]) -> None:
-        at, wanted = asked.at, asked.wanted
-        state = delivered(at.state, 0).state if events else at.state
-        body = notification(kind, base=self._node.settings.base_url, id_=at.id, topic=wanted.topic,
-                            state=state, count=at.delivered + len(events), now_ms=self._clock(), events=events,
-                            content=wanted.content)
-        await self._sender.send("POST", asked.url, address, headers=self._headers(wanted),
-                                body=await self._body(wanted, body), timeout_s=wanted.timeout_s)
-
-    def _headers(self, wanted: Wanted) -> Mapping[str, str]:
-        return {**dict(wanted.header), "Content-Type": wanted.payload or JSON}
-
-    async def _body(self, wanted: Wanted, stored: bytes) -> bytes:
-        if wanted.payload != XML:
-            return stored
-        return await asyncio.to_thread(lambda: write_xml(parse(stored), self._shapes))
-
-    def _gather(self, caller: Caller, asked: _Asked) -> _Batch:
-        """The next events, decided now. Opens blocks: in a thread."""
-        node, at, wanted = self._node, asked.at, asked.wanted
-        cursor, looked_at, size = self._position(at), 0, 0
-        events: list[Event] = []
-        found: list[Permitted] = []
-        with node.database.snapshot() as connection:
-            head = journal.head_seq(connection)
-            while looked_at < _LOOKED_AT_MAX and len(events) < wanted.max_count and size < _BODY_MAX:
-                rows = subscriptions.after(connection, wanted.type, cursor, limit=_SLICE)
-                for row in rows:
-                    made = self._event(connection, caller, asked, row, at.delivered + len(events) + 1)
-                    cursor, looked_at = row.seq, looked_at + 1
-                    if made is not None:
-                        events.append(made[0])
-                        found.append(made[1])
-                        size += len(made[0].stored or b"")
-                    if len(events) == wanted.max_count or size >= _BODY_MAX:
-                        break
-                else:
-                    if len(rows) < _SLICE:
-                        cursor = max(cursor, head)
-                        break
-            audit = audit_rows(node, caller, connection, "subscription-notification", found,
-                               query=f"Subscription/{at.id}", about="Subscription") if found else ()
-        return _Batch(cursor, events, [one.row.seq for one in found], audit)
-
-    def _event(self, connection: apsw.Connection, caller: Caller, asked: _Asked, row: VersionRow,
-               number: int) -> tuple[Event, Permitted] | None:
-        """What a version is to this subscriber: an event, or nothing at all."""
-        node, wanted = self._node, asked.wanted
-        previous = before(connection, row)
-        interaction = interaction_of(row, previous)
-        if interaction not in wanted.interactions:
-            return None
-        if wanted.topic is None and row.superseded is not None:
-            # R4's own form has no word for a deletion: what is gone by now is not sent as if it were there.
-            present = journal.current(connection, row.type, row.id)
-            if present is None or present.deleted:
-                return None
-        one = permitted(node, caller, connection, row, previous)
-        if one is None:
-            return None
-        about = previous if row.deleted else row
-        if about is None or about.deleted:
-            return None
-        try:
-            stored = None
-            if asked.query is not None or wanted.topic is None or wanted.content == "full-resource" or (
-                    wanted.topic.entering is not None):
-                stored = node.versions.open(connection, about).stored
-            if stored is not None and not self._matches(connection, caller, asked, about, stored, previous):
-                return None
-        except KeyDestroyed:  # erased meanwhile: there is nothing to tell of
-            return None
-        along = stored if wanted.content == "full-resource" and not row.deleted else None
-        return Event(number=number, time_ms=row.updated_ms, type=row.type, id=row.id, interaction=interaction,
-                     stored=along), one
-
-    def _matches(self, connection: apsw.Connection, caller: Caller, asked: _Asked, row: VersionRow, stored: bytes,
-                 previous: VersionRow | None) -> bool:
-        resource: Resource = parse(stored)
-        topic = asked.wanted.topic
-        if topic is not None and topic.entering is not None and (
-                resource.get("status") != topic.entering
-                or self._was(connection, caller, previous, topic.entering)):
-            return False
-        if asked.query is None:
-            return True
-        return SearchMatcher(self._node.extractor.facts(resource), logical_id=row.id,
-                             last_updated_ms=row.updated_ms).matches(asked.query.criteria)
-
-    def _was(self, connection: apsw.Connection, caller: Caller, previous: VersionRow | None, status: str) -> bool:
-        """Whether the version before, as far as the subscriber may know it, had the status."""
-        if previous is None or previous.deleted or permitted(
-                self._node, caller, connection, previous, None) is None:
-            return False
-        return bool(parse(self._node.versions.open(connection, previous).stored).get("status") == status)
 
     async def _looked(self, at: Standing, cursor: int) -> None:
         """Nothing to tell up to ``cursor``: remembered, and stored now and then."""

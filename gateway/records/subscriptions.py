@@ -1,7 +1,8 @@
-"""Subscriptions written and asked about: the rules of the type, ``$status`` and ``$events``.
+"""Subscriptions written and asked about: the rules of the type, and ``$status``.
 
 Owns what a client may do to a Subscription and the row its delivery begins with, in the commit of the version that asks
-for it; refuses a state that is the server's to give, and an endpoint that is not allowed. Sending: ``deliveries.py``.
+for it; refuses a state that is the server's to give, and an endpoint that is not allowed. What one tells:
+``subscription_events.py``; when: ``deliveries.py``.
 https://hl7.org/fhir/R4/subscription.html
 """
 
@@ -16,23 +17,10 @@ import orjson
 
 from gateway.access.decision import Deny
 from gateway.access.roles import policy
-from gateway.errors import BadSearch, Conflict, Gone, KeyDestroyed, NotFound, Throttled, Unprocessable
+from gateway.errors import BadSearch, Conflict, Throttled, Unprocessable
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, parse
-from gateway.fhir.subscriptions import (
-    Content,
-    Event,
-    Interaction,
-    State,
-    Topic,
-    Wanted,
-    may_write,
-    notification,
-    status_parameters,
-    told,
-    topics,
-    wanted,
-)
+from gateway.fhir.subscriptions import State, Topic, Wanted, may_write, status_parameters, told, topics, wanted
 from gateway.records import endpoints
 from gateway.records.gate import Caller
 from gateway.records.gathering import Permitted, audit_rows, disclosed
@@ -46,8 +34,6 @@ from gateway.store.subscriptions import Standing
 
 OWNED_MAX: Final = 100
 """Most Subscriptions of one client and user that are not off."""
-EVENTS_MAX: Final = 100
-"""Most events of one ``$events``."""
 
 
 @lru_cache(maxsize=4)
@@ -142,34 +128,6 @@ def show(node: Node, at: Standing, state: State, error: str | None, *, cursor: i
         return False
 
 
-def interaction_of(row: VersionRow, previous: VersionRow | None) -> Interaction:
-    """What wrote a version."""
-    if row.deleted:
-        return "delete"
-    return "create" if previous is None or previous.deleted else "update"
-
-
-def before(connection: apsw.Connection, row: VersionRow) -> VersionRow | None:
-    """The version a version replaced."""
-    return journal.version(connection, row.type, row.id, row.vid - 1) if row.vid > 1 else None
-
-
-def permitted(node: Node, caller: Caller, connection: apsw.Connection, row: VersionRow,
-              previous: VersionRow | None) -> Permitted | None:
-    """``row`` where the subscriber may find it now. A deletion is judged by what was deleted."""
-    if not row.deleted:
-        decision = node.gate.decide_version(connection, caller, "s", row)
-    else:
-        seq = row.seq if previous is None else previous.seq
-        decision = node.gate.decide(connection, caller, "s", stored=node.gate.facts(connection, row),
-                                    stored_matcher=node.gate.stored_matcher(connection, seq))
-        present = journal.current(connection, row.type, row.id)
-        if not isinstance(decision, Deny) and present is not None and present.seq != row.seq:
-            later = node.gate.decide_version(connection, caller, "s", present)
-            decision = later if isinstance(later, Deny) else decision
-    return None if isinstance(decision, Deny) else Permitted(row, decision, Cursor(None, row.seq))
-
-
 async def status(node: Node, caller: Caller, ids: Sequence[str], states: Sequence[str]) -> bytes:
     """``$status``: the SubscriptionStatus of one's own Subscriptions, of those named or of all. Raises Forbidden."""
     node.gate.require_scope(caller, "Subscription", "r")
@@ -196,43 +154,4 @@ async def status(node: Node, caller: Caller, ids: Sequence[str], states: Sequenc
         return orjson.dumps({"resourceType": "Bundle", "type": "searchset", "total": len(entries),
                              "link": [{"relation": "self", "url": f"{node.settings.base_url}/Subscription/$status"}],
                              **({"entry": entries} if entries else {})})
-    return await node.decided(caller, attempt)
-
-
-async def events(node: Node, caller: Caller, id_: str, low: int, high: int | None, content: Content | None) -> bytes:
-    """``$events``: what was acknowledged before, each event decided anew for who asks. Raises NotFound, Gone."""
-    async def attempt(caller: Caller) -> bytes:
-        connection = node.database.reader
-        row = journal.current(connection, "Subscription", id_)
-        at = subscriptions.find(connection, id_)
-        node.gate.require_scope(caller, "Subscription", "r")
-        decision = None if row is None else node.gate.decide_version(connection, caller, "r", row)
-        if row is None or decision is None or isinstance(decision, Deny) or at is None:
-            if row is not None and row.deleted and decision is not None and not isinstance(decision, Deny):
-                raise Gone(f"Subscription/{id_} was deleted", version_id=row.vid)
-            raise NotFound(f"Subscription/{id_} is not known")
-        asked = read_wanted(node, parse(node.versions.open(connection, row).stored))
-        wanted_content = content or asked.content
-        found = [Permitted(row, decision, Cursor(None, row.seq))]
-        told_events = []
-        for number, seq in subscriptions.events(connection, id_, low, high or at.delivered, limit=EVENTS_MAX):
-            version = subscriptions.version(connection, seq)
-            if version is None:
-                continue
-            previous = before(connection, version)
-            one = permitted(node, caller, connection, version, previous)
-            if one is None:
-                continue
-            try:
-                stored = None if wanted_content != "full-resource" or version.deleted else node.versions.open(
-                    connection, version).stored
-            except KeyDestroyed:
-                continue
-            found.append(one)
-            told_events.append(Event(number=number, time_ms=version.updated_ms, type=version.type, id=version.id,
-                                     interaction=interaction_of(version, previous), stored=stored))
-        await disclosed(node, caller, audit_rows(node, caller, connection, "subscription-events", found,
-                                                 query=f"Subscription/{id_}", about=f"Subscription/{id_}"))
-        return notification("query-event", base=node.settings.base_url, id_=id_, topic=asked.topic, state=at.state,
-                            count=at.delivered, now_ms=now_ms(), events=told_events, content=wanted_content)
     return await node.decided(caller, attempt)

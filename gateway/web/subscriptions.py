@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import cast
 
 from gateway.fhir.subscriptions import BACKPORT, Content
-from gateway.records import subscriptions as records
+from gateway.records import subscription_events, subscriptions
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
 from gateway.web.door import Door
@@ -26,13 +26,13 @@ _CONTENTS = ("empty", "id-only", "full-resource")
 async def status(door: Door, ask: Ask) -> Answer:
     """How one's Subscriptions stand."""
     given = await inputs(door, ask, _FILTERS, operation="status")
-    return Answer(200, await records.status(door.node, ask.caller, given.texts("id"), given.texts("status")))
+    return Answer(200, await subscriptions.status(door.node, ask.caller, given.texts("id"), given.texts("status")))
 
 
 async def status_of(door: Door, ask: Ask) -> Answer:
     """How this Subscription stands; of one that is not known nothing is told."""
     await inputs(door, ask, {}, operation="status")
-    return Answer(200, await records.status(door.node, ask.caller, [ask.id], []))
+    return Answer(200, await subscriptions.status(door.node, ask.caller, [ask.id], []))
 
 
 async def events(door: Door, ask: Ask) -> Answer:
@@ -42,8 +42,9 @@ async def events(door: Door, ask: Ask) -> Answer:
     if content is not None and content not in _CONTENTS:
         raise refused("content", f"is one of {', '.join(_CONTENTS)}")
     high = given.whole("eventsUntilNumber", 0) or None
-    return Answer(200, await records.events(door.node, ask.caller, ask.id, given.whole("eventsSinceNumber", 1), high,
-                                            cast("Content | None", content)))
+    low = given.whole("eventsSinceNumber", 1)
+    return Answer(200, await subscription_events.events(door.node, ask.caller, ask.id, low, high,
+                                                        cast("Content | None", content)))
 
 
 ROUTES = tuple(

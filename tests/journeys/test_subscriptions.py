@@ -73,9 +73,10 @@ class Serving:
 def serving(hospital: Hospital, receiver: Receiver) -> Iterator[Serving]:
     receiver.answers.clear()
     receiver.taken()
-    yield Serving(hospital)
+    made = Serving(hospital)
+    yield made
     hospital.database.transact(lambda tx: tx.execute("UPDATE subscription SET state='off'"))
-    hospital.run(Serving(hospital).deliveries._sender.close())
+    hospital.run(made.deliveries.close())
 
 
 def plain(endpoint: str, criteria: str, **channel: Any) -> dict[str, Any]:
