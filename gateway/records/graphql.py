@@ -1,8 +1,9 @@
 """``$graphql``: resources read and searched as a query names them, and of each the fields it asks for.
 
-Owns following a query through records; every resource comes through ``read`` or ``search``, decided and audited there,
-and the whole is done again when a revocation came before its end. Refuses fields R4 does not have, and more work than
-the limits say; tells what may not be seen from what is not there by nothing. https://hl7.org/fhir/R4/graphql.html
+Owns following a query through records and the shape of the answer; every resource comes through ``graphql_fetches.py``,
+decided and audited, and the whole is done again when a revocation came before its end. Refuses fields R4 does not have,
+and more values than the limit says; tells what may not be seen from what is not there by nothing.
+https://hl7.org/fhir/R4/graphql.html
 
 Divergence: an element is filtered by its own children (``name(use: official)``), not by ``fhirpath``; the directives of
 lists (``@flatten``, ``@first``, ``@singleton``, ``@slice``) are refused.
@@ -11,30 +12,25 @@ lists (``@flatten``, ``@first``, ``@singleton``, ``@slice``) are refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from gateway.errors import Forbidden, Gone, NotFound, TooCostly
+from gateway.errors import TooCostly
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.graphql_query import PLACE, Asked, OnType, Selections, merged, read_query, refused
-from gateway.fhir.resource import DECIMAL, Resource, parse, reference_target, serialise
+from gateway.fhir.resource import Resource, reference_target, serialise
 from gateway.fhir.xml_shapes import Field, Shapes
-from gateway.records import audit_events, search
+from gateway.records import search
 from gateway.records.gate import Caller
+from gateway.records.graphql_arguments import LEAF, keeps, search_pairs, sliced
+from gateway.records.graphql_fetches import OWN, Fetches
 from gateway.records.node import Node, still
-from gateway.records.read import read
 
-FETCHES_MAX: Final = 100
-"""Most reads and searches of one query; a resource named twice is read once."""
 VALUES_MAX: Final = 20_000
 """Most values of one answer."""
 _AT_ONCE: Final = 500
-_THREAD_BYTES: Final = 65_536
-_OWN: Final = "AuditEvent"
 _PAGING: Final = frozenset({"count", "offset", "pagesize", "first", "previous", "next", "last", "edges", "__typename"})
-_LEAF: Final = frozenset({"attribute", "primitive", "xhtml"})
-_UNSEEN: Final = (NotFound, Gone, Forbidden)
 
 
 async def answer(node: Node, caller: Caller, shapes: Shapes, query: str, operation: str | None,
@@ -50,7 +46,7 @@ async def answer(node: Node, caller: Caller, shapes: Shapes, query: str, operati
         if root is None:
             data = await run.system(selections)
         else:
-            data = await run.resource(await run.fetched(*root), selections)
+            data = await run.resource(await run.fetches.read(*root), selections)
         still(node.database.reader, caller)
         told: dict[str, Any] = {"data": data}
         if run.errors:
@@ -65,50 +61,13 @@ class _Run:
 
     def __init__(self, node: Node, caller: Caller, shapes: Shapes) -> None:
         self._node = node
-        self._caller = caller
         self._shapes = shapes
         self._definitions: Definitions = node.definitions
-        self._fetches = FETCHES_MAX
+        self.fetches = Fetches(node, caller)
         self._values = VALUES_MAX
         self._pause_at = VALUES_MAX - _AT_ONCE
-        self._read: dict[tuple[str, str, int | None], Resource | None] = {}
         self._path: list[str | int] = []
         self.errors: list[dict[str, Any]] = []
-
-    # Fetching
-
-    def _fetch(self) -> None:
-        self._fetches -= 1
-        if self._fetches < 0:
-            raise TooCostly(f"$graphql: a query reads and searches {FETCHES_MAX} times at most", code="too-costly",
-                            expression=PLACE)
-
-    async def fetched(self, type_: str, id_: str, vid: int | None = None) -> Resource:
-        """A resource the caller may read. Raises NotFound, Gone, Forbidden."""
-        self._fetch()
-        if type_ == _OWN and audit_events.is_ours(id_):
-            stored = await audit_events.read(self._node, self._caller, id_, vid)
-        else:
-            stored = (await read(self._node, self._caller, type_, id_, vid)).stored
-        return parse(stored)
-
-    async def _known(self, type_: str, id_: str, vid: int | None = None) -> Resource | None:
-        """The same, None where it may not be seen or is not there."""
-        key = (type_, id_, vid)
-        if key not in self._read:
-            try:
-                self._read[key] = await self.fetched(type_, id_, vid)
-            except _UNSEEN:
-                self._read[key] = None
-        return self._read[key]
-
-    async def _searched(self, type_: str, pairs: Sequence[tuple[str, str]]) -> Resource:
-        self._fetch()
-        if type_ == _OWN:
-            bundle = await audit_events.search(self._node, self._caller, pairs, strict=True)
-        else:
-            bundle = await search.search(self._node, self._caller, type_, pairs, strict=True)
-        return parse(bundle) if len(bundle) < _THREAD_BYTES else await asyncio.to_thread(parse, bundle)
 
     # What is asked of the whole server, and of records that refer to one
 
@@ -132,7 +91,7 @@ class _Run:
         ids = asked.arguments.get("id", ())
         if set(asked.arguments) != {"id"} or len(ids) != 1:
             raise refused(f"{asked.name} takes an id; {asked.name}List searches", code="required")
-        resource = await self._known(asked.name, ids[0].removeprefix(f"{asked.name}/"))
+        resource = await self.fetches.known(asked.name, ids[0].removeprefix(f"{asked.name}/"))
         if resource is None:
             return self._missing()
         return await self.resource(resource, asked.below)
@@ -149,20 +108,20 @@ class _Run:
         return None
 
     async def _list(self, asked: Asked, type_: str, paged: bool, *, about: str | None) -> Any:
-        pairs = self._pairs(asked, type_, paged, about)
+        pairs = search_pairs(self._definitions, asked, type_, paged, about)
         if not asked.below:
             raise refused(f"{asked.name} has fields: name those wanted")
         if not paged:
-            bundle = await self._searched(type_, pairs)
+            bundle = await self.fetches.searched(type_, pairs)
             matches = [entry["resource"] for entry in _matches(bundle)]
             return [await self._indexed(place, one, asked.below) for place, one in enumerate(matches)]
         fields = self._collected(asked.below, f"{type_}Connection", ())
         unknown = sorted({one.name for one in fields} - _PAGING)
         if unknown:
             raise refused(f"there is no field {unknown[0][:64]!r} of {asked.name}", code="not-supported")
-        if type_ != _OWN and any(one.name == "count" for one in fields) and not (pairs and pairs[0][0] == search.PAGE):
+        if type_ != OWN and any(one.name == "count" for one in fields) and not (pairs and pairs[0][0] == search.PAGE):
             pairs.append(("_total", "accurate"))
-        bundle = await self._searched(type_, pairs)
+        bundle = await self.fetches.searched(type_, pairs)
         links = {link["relation"]: _cursor(link["url"]) for link in bundle.get("link", ())}
         matches = _matches(bundle)
         found: dict[str, Any] = {}
@@ -197,28 +156,6 @@ class _Run:
         self._path.pop()
         return found
 
-    def _pairs(self, asked: Asked, type_: str, paged: bool, about: str | None) -> list[tuple[str, str]]:
-        """A field's arguments as a search has them: ``_`` stands for ``-``, several values for any of them."""
-        codes = {code.replace("-", "_"): code for code in self._definitions.search_parameters(type_)}
-        pairs: list[tuple[str, str]] = []
-        for name, texts in asked.arguments.items():
-            if name == "_cursor" and paged:
-                if len(asked.arguments) > (2 if about else 1) or len(texts) != 1:
-                    raise refused("_cursor stands alone: it holds what was first asked")
-                return [(search.PAGE, texts[0])]
-            if name == "_reference" and about is not None:
-                if len(texts) != 1 or texts[0].replace("-", "_") not in codes:
-                    raise refused(f"_reference names one search parameter of {type_}", code="value")
-                pairs.append((codes[texts[0].replace("-", "_")], about))
-            elif name in ("_count", "_sort", "_filter") or name in codes:
-                pairs.append((codes.get(name, name), ",".join(texts)))
-            else:
-                raise refused(f"{asked.name} does not take {name[:64]!r}", code="not-supported")
-        if about is not None and "_reference" not in asked.arguments:
-            raise refused(f"within a resource {asked.name} takes _reference: the parameter that refers to it",
-                          code="required")
-        return pairs
-
     # What is asked of a resource
 
     async def resource(self, resource: Resource, selections: Selections) -> dict[str, Any]:
@@ -248,7 +185,7 @@ class _Run:
             return type_
         field = fields.get(name)
         if field is not None:
-            if field.kind in _LEAF:
+            if field.kind in LEAF:
                 return self._leaf(value.get(name), asked, type_)
             return await self._elements(value.get(name), field.node, asked, within)
         if name[0] == "_" and (field := fields.get(name[1:])) is not None and field.kind == "primitive":
@@ -268,7 +205,7 @@ class _Run:
             raise refused(f"{type_}.{asked.name} takes _count and _offset alone", code="not-supported")
         if type(value) is not list:
             return value
-        kept = _sliced(value, asked)
+        kept = sliced(value, asked)
         self._count(len(kept))
         return kept
 
@@ -281,7 +218,7 @@ class _Run:
             raise refused(f"{type_} has no element {asked.name[:64]!r}", code="not-supported")
         for key, _ in element.json_names:
             if key in value:
-                if fields[key].kind in _LEAF:
+                if fields[key].kind in LEAF:
                     return value[key]
                 return await self._elements(value[key], fields[key].node, asked, within)
         return None
@@ -292,10 +229,11 @@ class _Run:
         if value is None:
             return None
         if type(value) is not list:
-            return await self._element(value, type_, asked, within) if self._kept(value, type_, asked) else None
+            kept = keeps(self._shapes, value, type_, asked)
+            return await self._element(value, type_, asked, within) if kept else None
         self._count(len(value))
         found = []
-        for place, one in enumerate(_sliced([one for one in value if self._kept(one, type_, asked)], asked)):
+        for place, one in enumerate(sliced([one for one in value if keeps(self._shapes, one, type_, asked)], asked)):
             self._path.append(place)
             found.append(None if one is None else await self._element(one, type_, asked, within))
             self._path.pop()
@@ -306,20 +244,6 @@ class _Run:
         if type(own) is str:  # contained, or within a Bundle or Parameters
             return await self._object(value, own, asked.below, within)
         return await self._object(value, type_, asked.below, within)
-
-    def _kept(self, value: Any, type_: str, asked: Asked) -> bool:
-        """Whether the children that the arguments name have one of the values wanted."""
-        for name, texts in asked.arguments.items():
-            if name in ("_count", "_offset"):
-                continue
-            shape = self._shapes.of(type_).get(name) if type_ else None
-            if shape is None or shape.kind not in _LEAF:
-                raise refused(f"{asked.name} is filtered by values of its own; {name[:64]!r} is none",
-                              code="not-supported")
-            held = value.get(name) if value is not None else None
-            if not any(_text(one) in texts for one in (held if type(held) is list else [held])):
-                return False
-        return True
 
     async def _referred(self, value: Mapping[str, Any], asked: Asked, within: Resource) -> Any:
         """What a reference leads to, where it may be seen; ``type`` passes others over, ``optional`` says no error."""
@@ -339,7 +263,7 @@ class _Run:
                 return None
             version = target.version
             if version is None or (version.isascii() and version.isdecimal() and len(version) < 16):
-                found = await self._known(str(target.type), target.id, None if version is None else int(version))
+                found = await self.fetches.known(str(target.type), target.id, None if version is None else int(version))
         if found is None:
             return None if asked.arguments.get("optional") == ("true",) else self._missing()
         if types and found["resourceType"] not in types:
@@ -384,21 +308,3 @@ def _matches(bundle: Resource) -> list[dict[str, Any]]:
 def _cursor(url: str) -> str | None:
     found = parse_qs(urlsplit(url).query).get(search.PAGE)
     return found[0] if found else None
-
-
-def _text(value: Any) -> str | None:
-    if type(value) is bool:
-        return "true" if value else "false"
-    return None if value is None else bytes(value).decode() if type(value) is DECIMAL else str(value)
-
-
-def _sliced(values: Sequence[Any], asked: Asked) -> list[Any]:
-    numbers: list[int | None] = []
-    for name in ("_offset", "_count"):
-        texts = asked.arguments.get(name)
-        if texts is not None and (len(texts) != 1 or not texts[0].isascii() or not texts[0].isdecimal()
-                                  or len(texts[0]) > 9):
-            raise refused(f"{name} is a natural number", code="value")
-        numbers.append(int(texts[0]) if texts else None)
-    start = numbers[0] or 0
-    return list(values[start:] if numbers[1] is None else values[start:start + numbers[1]])

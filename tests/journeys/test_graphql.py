@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from gateway.records import graphql
+from gateway.records import graphql_fetches
 from gateway.records.read import Reading, read
 from tests.journeys.hospital import LOINC, Client, Hospital, observation, places
 
@@ -173,7 +173,7 @@ def test_a_revocation_between_two_reads_counts_for_both(hospital: Hospital, pati
         hospital.revoke(consent)
         return found
 
-    monkeypatch.setattr(graphql, "read", revoked_after)
+    monkeypatch.setattr(graphql_fetches, "read", revoked_after)
     refused(reader, "{valueQuantity {value}}", 404, f"Observation/{observed[0]}/$graphql")
     assert len(reads) == 1
 
