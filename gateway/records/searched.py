@@ -200,8 +200,9 @@ def _listed(node: Node, caller: Caller, connection: apsw.Connection, id_: str,
             snapshot: int) -> Mapping[str, Sequence[str]]:
     """Ids by type that a List held at the snapshot; nothing where it may not be seen, or is not there."""
     [*rows] = connection.execute(
-        f"SELECT {VERSION_COLUMNS} FROM version v WHERE v.type='List' AND v.id=? AND v.seq<=? "  # noqa: S608
-        "AND (v.superseded IS NULL OR v.superseded>?) AND v.deleted=0", (id_, snapshot, snapshot))
+        f"SELECT {VERSION_COLUMNS} FROM version v INDEXED BY version_place "  # noqa: S608
+        "WHERE v.type='List' AND v.id=? AND v.seq<=? AND (v.superseded IS NULL OR v.superseded>?) AND v.deleted=0",
+        (id_, snapshot, snapshot))
     row = VersionRow(*rows[0]) if rows else None
     if row is None or isinstance(node.gate.decide_version(connection, caller, "s", row), Deny):
         return {}

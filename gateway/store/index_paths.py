@@ -93,8 +93,9 @@ class Paths:
             parts.append(Sql(f"SELECT DISTINCT version FROM index_hash WHERE hash IN ({marks(hashes)})", hashes))  # noqa: S608
         ids = [one.id for one in predicates if type(one) is IdIs]
         if ids:
-            parts.append(Sql(f"SELECT seq AS version FROM version WHERE type=? AND id IN ({marks(ids)})",  # noqa: S608
-                             (type_, *ids)))
+            # Left to itself SQLite walks the type here: it has the seq in that index, and knows nothing of how many.
+            parts.append(Sql("SELECT seq AS version FROM version INDEXED BY version_place "
+                             f"WHERE type=? AND id IN ({marks(ids)})", (type_, *ids)))  # noqa: S608
         for one in predicates:
             if type(one) in (HashIs, HashedIn, IdIs):
                 continue

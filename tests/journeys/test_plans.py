@@ -1,0 +1,71 @@
+"""What a request names it looks up: no statement walks all of a type for it (an indexed search does not grow)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apsw
+import pytest
+
+from tests.journeys.hospital import Hospital
+
+WALKS = ("USING INDEX version_type", "USING COVERING INDEX version_type", "SCAN version", "SCAN v ", "SCAN index_")
+
+
+class Statements:
+    """Every question that a connection made since was asked."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def hook(self, connection: apsw.Connection) -> None:
+        connection.exec_trace = self._note
+
+    def _note(self, _: object, sql: str, values: Any) -> bool:
+        if sql.startswith(("SELECT", "WITH")) and "sqlite_" not in sql:
+            self.asked[sql] = values
+        return True
+
+    def walks(self, connection: apsw.Connection) -> dict[str, list[str]]:
+        """The questions SQLite answers by walking a type or a table, with its steps."""
+        connection.exec_trace = None
+        plans = {sql: [str(row[3]) for row in connection.execute("EXPLAIN QUERY PLAN " + sql, values)]
+                 for sql, values in self.asked.items()}
+        return {sql: steps for sql, steps in plans.items() if any(walk in step for step in steps for walk in WALKS)}
+
+
+@pytest.fixture(scope="module")
+def statements() -> Iterator[Statements]:
+    made = Statements()
+    apsw.connection_hooks.append(made.hook)
+    yield made
+    apsw.connection_hooks.remove(made.hook)
+
+
+@pytest.fixture(scope="module")
+def place(statements: Statements, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hospital, list[str]]]:
+    """A gateway and ids that stand in it: two Patients, a List, an Observation."""
+    hospital = Hospital(tmp_path_factory.mktemp("plans"))
+    patients = [hospital.new_patient(name=[{"family": f"Walker{number}"}]) for number in range(20)]
+    seen = [hospital.new({"resourceType": "Observation", "status": "final", "subject": {"reference": f"Patient/{one}"},
+                          "code": {"coding": [{"system": "http://loinc.org", "code": "8867-4"}]}}) for one in patients]
+    listed = hospital.new({"resourceType": "List", "status": "current", "mode": "working",
+                           "entry": [{"item": {"reference": f"Observation/{seen[0]}"}}]})
+    yield hospital, [*patients[:2], listed, seen[0]]
+    hospital.close()
+
+
+@pytest.mark.parametrize("asked", [
+    "Patient/{0}", "Patient/{0}/_history", "Patient?_id={0}", "Patient?_id={0},{1}", "Patient?_id={0}&_sort=_id",
+    "Patient?_id={0}&_revinclude=Observation:subject", "Patient/{0}/$everything", "?_type=Patient&_id={0}",
+    "Observation?subject=Patient/{0}&_include=Observation:subject", "Observation?_list={2}",
+    "Observation?subject=Patient/{0}&code=8867-4&_sort=-date", "Observation?subject:Patient._id={0}",
+    "Patient?_has:Observation:subject:_id={3}", "Patient/{0}/Observation?code=8867-4", "Patient/{0}/Observation"])
+def test_what_is_named_is_looked_up(asked: str, statements: Statements, place: tuple[Hospital, list[str]]) -> None:
+    hospital, ids = place
+    statements.asked.clear()
+    answer = hospital.feed.get(asked.format(*ids))
+    assert answer.status_code == 200, answer.text
+    assert statements.asked
+    assert not statements.walks(hospital.database.reader)
