@@ -69,6 +69,11 @@ def by_sign_up(smart: Smart, address: str | None) -> Counted:
     return Counted(key=smart.tokens.hash(f"failures sign-up {_network(address)}"), limit=SIGN_UP, shared=True)
 
 
+def source_of(smart: Smart, address: str | None) -> bytes:
+    """What is kept of where somebody came from: the keyed hash of the address, of IPv6 of its /64."""
+    return smart.tokens.hash(f"source {_network(address)}")
+
+
 def reserve(connection: apsw.Connection, counted: Sequence[Counted], now_ms: int) -> bool:
     """Count an attempt as failed before it is looked at (many at once gain nothing); False when it must wait."""
     rows = [_row(connection, one.key, now_ms) for one in counted]
@@ -112,11 +117,12 @@ def _row(connection: apsw.Connection, key: bytes, now_ms: int) -> tuple[int, int
 
 
 def _network(address: str | None) -> str:
+    """``address``, or the network it was counted as already, as one source."""
     try:
-        parsed = ipaddress.ip_address(address or "")
+        parsed = ipaddress.ip_network(address or "", strict=False)
     except ValueError:
         return "unknown"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        mapped = parsed.ipv4_mapped
-        return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    if isinstance(parsed, ipaddress.IPv4Network):
+        return str(parsed.network_address)
+    mapped = parsed.network_address.ipv4_mapped
+    return str(mapped) if mapped else str(parsed if parsed.prefixlen <= 64 else parsed.supernet(new_prefix=64))

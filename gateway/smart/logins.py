@@ -1,7 +1,8 @@
 """Logins: people's ways in, each standing for nobody until it is bound to a proofed account.
 
 Owns sign-up, what a login signs in with (password, one-time codes, recovery codes), and finding one; refuses a name
-that is none, and to say whether a name is taken. Who a login stands for is ``proofing``'s to say.
+that is none, to say whether a name is taken, and to let one address fill the queue of those who wait. Who a login
+stands for is ``proofing``'s to say.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ import apsw
 import orjson
 
 from gateway.audit import AuditEntry
-from gateway.errors import KeyDestroyed, NotFound, Unprocessable
+from gateway.errors import KeyDestroyed, NotFound, Throttled, Unprocessable
 from gateway.smart import one_time_codes, passwords, sessions
 from gateway.smart.issuer import Smart
 from gateway.smart.sealing import open_sealed, seal
 
 FORGOTTEN_MS: Final = 90 * 24 * 3_600_000
 """How long a sign-up waits for somebody to decide on it."""
+WAITING_MAX: Final = 2_000
+"""Sign-ups that may wait at once, of those nobody vouches for."""
+SHARE_MAX: Final = 100
+"""... from one address, of IPv6 one /64: a hospital's own terminals share one."""
 _AT_ONCE: Final = 500
 WANTED: Final = ("patient", "clinician")
 LoginState = Literal["waiting", "verified", "rejected", "closed"]
+_FULL_RETRY_S: Final = 3_600.0
 _NAME: Final = re.compile(r"[\w.@+\-]{3,100}")
 _COLUMNS: Final = ("id, name, shown, wanted, state, fhir_user, reason, password, totp, totp_on, totp_step, created_ms, "
                    "decided_ms")
@@ -104,17 +110,36 @@ def checked(asked: SignUp) -> SignUp:
     return SignUp(name=name, shown=shown, wanted=asked.wanted, birth_date=asked.birth_date, identifier=identifier)
 
 
+def check_room(connection: apsw.Connection, source: bytes) -> None:
+    """Raises Throttled while too many wait, from ``source`` or altogether."""
+    waiting, own = next(connection.execute(
+        "SELECT count(source), coalesce(sum(source IS ?), 0) FROM login WHERE state='waiting'", (source,)))
+    if int(str(own)) >= SHARE_MAX:
+        raise Throttled("too many sign-ups from here wait to be looked at: ask the hospital's records office",
+                        retry_s=_FULL_RETRY_S)
+    if int(str(waiting)) >= WAITING_MAX:
+        raise Throttled("too many sign-ups wait to be looked at: try again later, or ask the hospital's records office",
+                        retry_s=_FULL_RETRY_S)
+
+
 def sign_up(connection: apsw.Connection, smart: Smart, asked: SignUp, *, password_hash: str | None,
-            now_ms: int) -> str | None:
-    """Make a login that waits for proofing; its id, or None when the name is taken (say so to nobody)."""
+            source: bytes | None, now_ms: int) -> str | None:
+    """Make a login that waits for proofing; its id, or None when the name is taken (say so to nobody).
+
+    ``source``: where it comes from (``lockout.source_of``); None for who is vouched for. Raises Throttled, whatever the
+    name.
+    """
+    if source is not None:
+        check_room(connection, source)
     if find_by_name(connection, asked.name) is not None:
         return None
     login_id = secrets.token_hex(16)
     matching = seal(smart, orjson.dumps({"birth_date": asked.birth_date, "identifier": asked.identifier}),
                     _matching_place(login_id))
     connection.execute(
-        "INSERT INTO login (id,name,shown,wanted,state,matching,password,created_ms) VALUES (?,?,?,?,'waiting',?,?,?)",
-        (login_id, asked.name, asked.shown, asked.wanted, matching, password_hash, now_ms))
+        "INSERT INTO login (id,name,shown,wanted,state,matching,password,source,created_ms) "
+        "VALUES (?,?,?,?,'waiting',?,?,?,?)",
+        (login_id, asked.name, asked.shown, asked.wanted, matching, password_hash, source, now_ms))
     audit_login(smart, connection, "sign-up", "C", login_id, role=asked.wanted, now_ms=now_ms)
     return login_id
 

@@ -120,8 +120,8 @@ def verify_within(connection: apsw.Connection, smart: Smart, login_id: str, *, f
         raise Conflict(f"this person's account has the role {account.role}: only the operator gives it a login")
     # 5. A session from before gains nothing: they sign in anew.
     sessions.end_all(connection, login_id, now_ms)
-    connection.execute("UPDATE login SET state='verified', fhir_user=?, matching=NULL, decided_ms=?, decided_by=? "
-                       "WHERE id=?", (fhir_user, now_ms, decider.user or "cli", login_id))
+    connection.execute("UPDATE login SET state='verified', fhir_user=?, matching=NULL, source=NULL, decided_ms=?, "
+                       "decided_by=? WHERE id=?", (fhir_user, now_ms, decider.user or "cli", login_id))
     _audit(smart, connection, "proofing-verify", "U", decider, (f"login {login_id}", fhir_user))
 
 
@@ -138,8 +138,8 @@ def reject_within(connection: apsw.Connection, smart: Smart, login_id: str, *, r
     if not said or len(said) > 500 or not said.isprintable():
         raise Unprocessable("a rejection needs a reason of at most 500 characters")
     _decidable(connection, login_id, decider)
-    connection.execute("UPDATE login SET state='rejected', reason=?, matching=NULL, decided_ms=?, decided_by=? "
-                       "WHERE id=?", (said, smart.now_ms(), decider.user or "cli", login_id))
+    connection.execute("UPDATE login SET state='rejected', reason=?, matching=NULL, source=NULL, decided_ms=?, "
+                       "decided_by=? WHERE id=?", (said, smart.now_ms(), decider.user or "cli", login_id))
     _audit(smart, connection, "proofing-reject", "U", decider, (f"login {login_id}",), reason=said)
 
 

@@ -2,7 +2,7 @@
 
 Owns the queue, the registration access token and a client's own reading, changing and ending of its registration;
 refuses to let a registration do anything before the hospital approved it, and afterwards what was not approved.
-The door is open, so the queue is short and what waits too long is forgotten.
+The door is open, so the queue is short, nobody's to fill alone, and what waits too long is forgotten.
 https://www.rfc-editor.org/rfc/rfc7591, https://www.rfc-editor.org/rfc/rfc7592
 """
 
@@ -21,6 +21,7 @@ from gateway.errors import Forbidden, OAuthError, Throttled, Unauthenticated
 from gateway.smart.client_metadata import Metadata, check_metadata, kind_of, widens
 from gateway.smart.clients import Client, find_client, new_client_secret
 from gateway.smart.issuer import Smart
+from gateway.smart.lockout import source_of
 from gateway.smart.tokens import Secret
 from gateway.store import journal
 
@@ -28,7 +29,10 @@ PREFIX: Final = "gwr_"
 _LENGTH: Final = len(PREFIX) + 43
 QUEUE_MAX: Final = 100
 """Registrations that may wait at once."""
+SHARE_MAX: Final = 20
+"""... from one address, of IPv6 one /64."""
 _HOURLY_MAX: Final = 120
+_HOURLY_SHARE: Final = 40
 _HOUR_MS: Final = 3_600_000
 _FORGOTTEN_MS: Final = 30 * 24 * _HOUR_MS
 """How long a registration waits, or a rejected one can be read, before it is deleted."""
@@ -80,22 +84,25 @@ def find_registration(connection: apsw.Connection, client_id: str) -> Registrati
                         asked_ms=row[2], decided_ms=row[3], decided_by=row[4], reason=row[5])
 
 
-def register(smart: Smart, asked: Mapping[str, Any]) -> Told:
-    """Put a client into the queue. Raises OAuthError (RFC 7591 section 3.2.2), Throttled, or Forbidden where closed."""
+def register(smart: Smart, asked: Mapping[str, Any], *, address: str | None) -> Told:
+    """Put a client into the queue. ``address``: where it comes from.
+
+    Raises OAuthError (RFC 7591 section 3.2.2), Throttled, or Forbidden where closed.
+    """
     if smart.settings.registration == "closed":
         raise Forbidden("clients do not register themselves here: ask the hospital to add yours")
     metadata = check_metadata(smart, asked)
-    now_ms, client_id = smart.now_ms(), secrets.token_hex(12)
+    now_ms, client_id, source = smart.now_ms(), secrets.token_hex(12), source_of(smart, address)
     token = Secret(PREFIX + secrets.token_urlsafe(32))
     secret = _secret_for(metadata)
 
     def work(connection: apsw.Connection) -> Told:
-        _check_room(connection, now_ms)
+        _check_room(connection, source, now_ms)
         connection.execute(
             "INSERT INTO client (id,name,kind,scope,purposes,created_ms) VALUES (?,?,?,?,?,?)",
             (client_id, metadata["client_name"], kind_of(metadata), "", DEFAULT_PURPOSE, now_ms))
-        connection.execute("INSERT INTO registration (client,token,created_ms,asked_ms) VALUES (?,?,?,?)",
-                           (client_id, smart.tokens.hash(token), now_ms, now_ms))
+        connection.execute("INSERT INTO registration (client,token,created_ms,asked_ms,source) VALUES (?,?,?,?,?)",
+                           (client_id, smart.tokens.hash(token), now_ms, now_ms, source))
         put_metadata(connection, client_id, metadata)
         put_secret(connection, smart, client_id, secret)
         suspend(connection, client_id, now_ms)
@@ -206,13 +213,28 @@ def sweep_registrations(connection: apsw.Connection, now_ms: int) -> int:
     return gone
 
 
-def _check_room(connection: apsw.Connection, now_ms: int) -> None:
-    waiting = connection.execute("SELECT count(*) FROM client WHERE state='pending'").get
-    lately = connection.execute("SELECT count(*) FROM registration WHERE created_ms>?", (now_ms - _HOUR_MS,)).get
-    if int(str(waiting)) >= QUEUE_MAX:
-        raise Throttled("too many registrations wait for an approval; ask the hospital to look at them")
-    if int(str(lately)) >= _HOURLY_MAX:
-        raise Throttled("too many clients registered within this hour")
+def _check_room(connection: apsw.Connection, source: bytes, now_ms: int) -> None:
+    """No address takes all there is of the queue or the hour. Raises Throttled."""
+    waiting, own = _counted(connection, "client.state='pending'", source)
+    if own >= SHARE_MAX:
+        raise Throttled("too many registrations from this address wait for an approval; ask the hospital to look at "
+                        "them", retry_s=_HOUR_MS / 1_000)
+    if waiting >= QUEUE_MAX:
+        raise Throttled("too many registrations wait for an approval; ask the hospital to look at them",
+                        retry_s=_HOUR_MS / 1_000)
+    lately, own = _counted(connection, f"registration.created_ms>{now_ms - _HOUR_MS}", source)
+    if own >= _HOURLY_SHARE:
+        raise Throttled("too many clients registered from this address within this hour", retry_s=_HOUR_MS / 1_000)
+    if lately >= _HOURLY_MAX:
+        raise Throttled("too many clients registered within this hour", retry_s=_HOUR_MS / 1_000)
+
+
+def _counted(connection: apsw.Connection, which: str, source: bytes) -> tuple[int, int]:
+    """How many registrations there are, and how many of them from ``source``."""
+    count, own = next(connection.execute(
+        "SELECT count(*), coalesce(sum(registration.source IS ?), 0) FROM registration JOIN client "  # noqa: S608
+        f"ON client.id=registration.client WHERE {which}", (source,)))
+    return int(str(count)), int(str(own))
 
 
 def _settle(connection: apsw.Connection, held: Registration, metadata: Metadata, now_ms: int) -> None:

@@ -16,6 +16,7 @@ from gateway.smart.approvals import standing
 from gateway.smart.issuer import Smart
 from gateway.smart.registration import Told, authenticate_registration, change, end, register, registration_uri
 from gateway.smart.tokens import bearer
+from gateway.web.limits import Limits
 from gateway.web.oauth_json import NO_STORE, Threads, answered, guarded, read_object, refuse_other_methods
 
 
@@ -27,7 +28,9 @@ def router(smart: Smart) -> APIRouter:
     async def create(request: Request) -> Response:
         async def work() -> Response:
             asked = await read_object(request)
-            return answered(_told(smart, await threads.run(lambda: register(smart, asked))), 201)
+            limits: Limits = request.app.state.limits
+            address = limits.address(request.scope)
+            return answered(_told(smart, await threads.run(lambda: register(smart, asked, address=address))), 201)
         return await guarded(work)
 
     @routes.get("/oauth/register/{client_id}")

@@ -36,8 +36,9 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_drawn_request_gets_a_documented_answer(
         case: schemathesis.Case, hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registration, "_HOURLY_MAX", 10_000)
-    told = registration.register(hospital.smart, APP)
+    for limit in ("_HOURLY_MAX", "_HOURLY_SHARE"):
+        monkeypatch.setattr(registration, limit, 10_000)
+    told = registration.register(hospital.smart, APP, address=None)
     client_id = told.registration.client.id
     token = hospital.feed.token
     if "/clients" in case.path:

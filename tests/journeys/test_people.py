@@ -207,6 +207,26 @@ def test_sign_ups_nobody_decided_on_are_forgotten(hospital: Hospital) -> None:
     assert waiting_login(hospital, "una")[1] != login  # the name is free again
 
 
+def test_one_address_fills_the_queue_of_sign_ups_for_nobody_else(hospital: Hospital,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in SQL, by all workers together; an IPv6 host has all of its /64."""
+    monkeypatch.setattr(logins, "SHARE_MAX", 2)
+    for number, name in enumerate(("fay-queued", "fin-queued")):
+        assert Browser(hospital, address=f"2001:db8:0:1::{number}").sign_up(name).status_code == 303
+    full = Browser(hospital, address="2001:db8:0:1:ffff::1").sign_up("flo-queued")
+    assert (full.status_code, int(full.headers["retry-after"]) > 0) == (429, True)
+    assert "records office" in full.text
+    assert Browser(hospital, address="2001:db8:0:1::9").sign_up("fay-queued").text == full.text  # whoever has the name
+    assert Browser(hospital, address="2001:db8:0:2::1").sign_up("flo-queued").status_code == 303
+    fay = logins.find_by_name(hospital.database.reader, "fay-queued")
+    assert fay is not None
+    proofing.reject(hospital.smart, fay.id, reason="unknown", decider=proofing.Decider(
+        user=None, role=proofing.OPERATOR))
+    assert Browser(hospital, address="2001:db8:0:1::1").sign_up("fred-queued").status_code == 303  # there is room
+    monkeypatch.setattr(logins, "WAITING_MAX", 1)
+    assert Browser(hospital, address="2001:db8:0:3::1").sign_up("fox-queued").status_code == 429
+
+
 def test_unknown_wrong_and_delayed_are_one_answer(hospital: Hospital) -> None:
     patient(hospital, "gil")
     hospital.database.transact(lambda tx: tx.execute("DELETE FROM sign_in_failure"))

@@ -200,6 +200,29 @@ def test_the_queue_is_short_and_forgets(hospital: Hospital, monkeypatch: pytest.
     assert hospital.database.reader.execute("SELECT count(*) FROM client WHERE state='approved'").get == approved
 
 
+def test_one_address_fills_neither_the_queue_nor_the_hour_for_others(hospital: Hospital,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in SQL, by all workers together; an IPv6 host has all of its /64."""
+    def from_(address: str) -> httpx.Response:
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(app=hospital.app, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport) as client:
+                return await client.post(f"{ORIGIN}/oauth/register", json=APP)
+        return hospital.run(asked())
+
+    monkeypatch.setattr(registration, "SHARE_MAX", 2)
+    for number in range(2):
+        assert from_(f"2001:db8:0:1::{number}").status_code == 201
+    full = from_("2001:db8:0:1:ffff::1")
+    assert (full.status_code, full.json()["error"], "retry-after" in full.headers) == (
+        429, "temporarily_unavailable", True)
+    assert from_("2001:db8:0:2::1").status_code == 201
+    monkeypatch.undo()
+    monkeypatch.setattr(registration, "_HOURLY_SHARE", 2)
+    assert from_("2001:db8:0:1::9").status_code == 429
+    assert from_("2001:db8:0:3::1").status_code == 201
+
+
 def test_registration_can_be_closed(hospital_with: Any) -> None:
     closed: Hospital = hospital_with(registration="closed")
     answer = send(nobody(closed), "POST", "/oauth/register", APP)

@@ -253,10 +253,12 @@ def _hold(smart: Smart, who: Identity, visit: str) -> str:
 
 
 def _up_by_password(smart: Smart, asked: SignUp, password: str, made_by: Browser) -> None:
+    source = lockout.source_of(smart, made_by.address)
+    logins.check_room(smart.database.reader, source)  # before a password is hashed for nobody
     _count_sign_up(smart, made_by)
     hashed = passwords.hash_password(password)
     smart.database.transact(lambda connection: logins.sign_up(
-        connection, smart, asked, password_hash=hashed, now_ms=smart.now_ms()))
+        connection, smart, asked, password_hash=hashed, source=source, now_ms=smart.now_ms()))
 
 
 def _up_by_upstream(smart: Smart, asked: SignUp, handle: str, made_by: Browser) -> SignedIn | None:
@@ -266,7 +268,8 @@ def _up_by_upstream(smart: Smart, asked: SignUp, handle: str, made_by: Browser) 
         connection, smart, "upstream-new", handle, bound=made_by.visit, now_ms=now_ms))
 
     def work(connection: Any) -> str:
-        login_id = logins.sign_up(connection, smart, asked, password_hash=None, now_ms=now_ms)
+        # The provider vouches for them, and each of its people is one.
+        login_id = logins.sign_up(connection, smart, asked, password_hash=None, source=None, now_ms=now_ms)
         if login_id is None:
             raise Unprocessable("try once more")
         link(connection, issuer=body["issuer"], subject=body["subject"], login=login_id, now_ms=now_ms)

@@ -67,5 +67,7 @@ def test_one_host_has_all_of_its_ipv6_network(hospital: Hospital) -> None:
     smart = hospital.smart
     assert by_source(smart, "2001:db8::1").key == by_source(smart, "2001:db8::ffff:1").key
     assert by_source(smart, "2001:db8::1").key != by_source(smart, "2001:db8:0:1::1").key
+    assert by_source(smart, "2001:db8::/64").key == by_source(smart, "2001:db8::1").key  # as the doors name it
+    assert by_source(smart, "2001:db8::/64").key != by_source(smart, "2001:db8:0:1::/64").key
     assert by_source(smart, "::ffff:198.51.100.1").key == by_source(smart, "198.51.100.1").key
     assert by_source(smart, None).key == by_source(smart, "unknown").key
