@@ -168,6 +168,7 @@ class Definitions:
     _types: dict[str, TypeDefinition] = field(default_factory=dict, compare=False)
     _value_sets: dict[str, ValueSet] = field(default_factory=dict, compare=False)
     _parameters: dict[str, Mapping[str, SearchParameter]] = field(default_factory=dict, compare=False)
+    _members: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Definitions:
@@ -243,6 +244,15 @@ class Definitions:
     def compartment(self, name: str, type_name: str) -> tuple[str, ...]:
         """Search parameters that put a ``type_name`` into compartment ``name`` (``Patient``, ``Encounter`` ...)."""
         return self._compartments[name].get(type_name, ())
+
+    def compartment_types(self, name: str) -> tuple[str, ...]:
+        """The resource types that may belong to compartment ``name``, its own first, the others by name."""
+        found = self._members.get(name)
+        if found is None:
+            others = sorted(one for one in self._compartments[name] if one in self.resource_types and one != name
+                            and self.compartment(name, one))
+            found = self._members[name] = (name, *others)
+        return found
 
     def patient_compartment(self, type_name: str) -> tuple[str, ...]:
         return self.compartment("Patient", type_name)

@@ -114,11 +114,10 @@ def _members(node: Node, caller: Caller, connection: apsw.Connection, asked: Ask
                 yield Permitted(one.row, one.decision, Cursor(place, one.row.seq))
 
 
-def _types(node: Node, asked: Asked) -> list[str]:
-    """The compartment's types in a fixed order, its own first."""
-    members = sorted(name for name in node.definitions.resource_types - {asked.compartment}
-                     if node.definitions.compartment(asked.compartment, name))
-    return [name for name in (asked.compartment, *members) if not asked.types or name in asked.types]
+def _types(node: Node, asked: Asked) -> Sequence[str]:
+    """The types of the record that are wanted, in the order that page links count by."""
+    members = node.definitions.compartment_types(asked.compartment)
+    return [name for name in members if name in asked.types] if asked.types else members
 
 
 def _in_scope(node: Node, caller: Caller, asked: Asked, type_: str) -> bool:
@@ -167,9 +166,9 @@ def _named(node: Node, caller: Caller, connection: apsw.Connection, asked: Asked
            matches: Sequence[Opened]) -> list[Opened]:
     """Who and what the page's resources name: practitioners, organisations, medications, places, and those named by
     them. Never another patient's records."""
-    named = frozenset(name for name in node.definitions.resource_types
-                      if not node.definitions.patient_compartment(name)
-                      or (asked.compartment == "Encounter" and name == "Patient"))
+    named = node.definitions.resource_types.difference(node.definitions.compartment_types("Patient"))
+    if asked.compartment == "Encounter":
+        named |= {"Patient"}
     types = named & asked.types if asked.types else named
     follower = Follower(node, caller, connection, types=types, known=[one.found.reference for one in matches])
     first = follower.follow((one.resource for one in matches), limit=_INCLUDES_MAX)

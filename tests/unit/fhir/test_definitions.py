@@ -106,6 +106,14 @@ def test_compartments(definitions: Definitions) -> None:
     assert definitions.patient_compartment("Organization") == ()
 
 
+def test_the_types_of_a_compartment_begin_with_its_own(definitions: Definitions) -> None:
+    """https://hl7.org/fhir/R4/compartmentdefinition-encounter.html: what a record's page links count by."""
+    members = definitions.compartment_types("Encounter")
+    assert members[0] == "Encounter"
+    assert list(members[1:]) == sorted(name for name in definitions.resource_types - {"Encounter"}
+                                       if definitions.compartment("Encounter", name))
+
+
 def test_inheritance(definitions: Definitions) -> None:
     assert definitions.is_a("Age", "Quantity")
     assert definitions.is_a("Patient", "DomainResource")
