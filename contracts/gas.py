@@ -131,7 +131,7 @@ class Bench:
 
     def grant(self, signer: Wallet | Passkey, kind: int, number: int) -> tuple[tuple[Any, ...], bytes]:
         """A grant request and its signature."""
-        request = (signer.address, digest_of("grantee"), digest_of(f"terms {number}"), 1_700_000_000, FAR,
+        request = (signer.address, digest_of("grantee"), digest_of(f"terms {number}"), 1_700_000_000, FAR, 0,
                    kind << 248 | number, FAR)
         return request, signer.sign(self.consents.functions.grantDigest(request).call())
 

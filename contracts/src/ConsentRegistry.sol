@@ -84,8 +84,7 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
     /// @inheritdoc IConsentRegistry
     function revokeAllBySig(RevokeAllRequest calldata request, bytes calldata signature) external {
         SignerKind kind = _spend(request.patient, request.nonce, request.deadline);
-        uint64 epoch = _accounts[request.patient].epoch;
-        if (request.epoch != epoch) revert EpochMismatch(request.patient, request.epoch, epoch);
+        _requireEpoch(request.patient, request.epoch);
         _requireSigned(request.patient, kind, ConsentMessage.hashRevokeAll(request), signature);
         _revokeAll(request.patient);
     }
@@ -195,6 +194,8 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         // A key a custodian keeps signs only through a custodian, so that the event names one.
         bool kept = kind == SignerKind.Custodial || kind == SignerKind.Attested;
         if (kept && custodian == address(0)) revert NotMember(msg.sender);
+        // What was signed before a revoke-all, and held back, ended with it.
+        _requireEpoch(r.patient, r.epoch);
         _requireSigned(r.patient, kind, ConsentMessage.hashGrant(r), signature);
         return _grant(r.patient, r.grantee, r.termsHash, r.validFrom, r.validUntil, kind, custodian);
     }
@@ -215,6 +216,11 @@ contract ConsentRegistry is IConsentRegistry, IERC5267 {
         if (word & bit != 0) revert NonceUsed(patient, nonce);
         _nonces[patient][nonce >> 8] = word | bit;
         return SignerKind(top);
+    }
+
+    function _requireEpoch(address patient, uint64 expected) private view {
+        uint64 epoch = _accounts[patient].epoch;
+        if (expected != epoch) revert EpochMismatch(patient, expected, epoch);
     }
 
     function _requireSigned(address patient, SignerKind kind, bytes32 structHash, bytes calldata signature)

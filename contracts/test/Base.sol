@@ -102,6 +102,7 @@ abstract contract Kit {
             termsHash: keccak256(abi.encode("terms", nonce)),
             validFrom: NOW,
             validUntil: NOW + 365 days,
+            epoch: 0,
             nonce: nonce,
             deadline: NOW + 1 hours
         });

@@ -276,7 +276,9 @@ contract ConsentRegistryTest is Base {
         no(consents.isGranted(idOf(a)), "over");
         revoke(revocation(a, 4));
         eq(consents.grantedCount(patient()), 0);
-        IConsentRegistry.GrantRequest memory later = granted(5);
+        IConsentRegistry.GrantRequest memory later = request(patient(), 5);
+        later.epoch = 1;
+        consents.grantBySig(later, ecdsa(KEY, consents.grantDigest(later)));
         yes(consents.isGranted(idOf(later)), "of the new epoch");
         eq(consents.grantedCount(patient()), 1);
         eq(consents.grantOf(idOf(later)).epoch, 1);
@@ -284,6 +286,40 @@ contract ConsentRegistryTest is Base {
         bytes memory signature = ecdsa(KEY, consents.revokeAllDigest(all));
         vm.expectRevert(abi.encodeWithSelector(IConsentRegistry.EpochMismatch.selector, patient(), 0, 1));
         consents.revokeAllBySig(all, signature);
+    }
+
+    function test_grantBySig_signed_before_a_revoke_all_and_held_back_ended_with_it() public {
+        IConsentRegistry.GrantRequest memory held = request(patient(), 1);
+        bytes memory signature = ecdsa(KEY, consents.grantDigest(held));
+        vm.prank(patient());
+        consents.revokeAll();
+        bytes memory refusal = abi.encodeWithSelector(IConsentRegistry.EpochMismatch.selector, patient(), 0, 1);
+        vm.expectRevert(refusal);
+        consents.grantBySig(held, signature);
+        IConsentRegistry.GrantRequest[] memory requests = new IConsentRegistry.GrantRequest[](1);
+        bytes[] memory signatures = new bytes[](1);
+        (requests[0], signatures[0]) = (held, signature);
+        vm.expectRevert(refusal);
+        consents.grantBatchBySig(requests, signatures);
+        no(consents.isNonceUsed(patient(), 1), "nothing happened");
+        held.epoch = 1;
+        bytes32 digest = consents.grantDigest(held);
+        vm.expectRevert(abi.encodeWithSelector(IConsentRegistry.InvalidSignature.selector, patient(), 0, digest));
+        consents.grantBySig(held, signature);
+        consents.grantBySig(held, ecdsa(KEY, digest));
+        yes(consents.isGranted(idOf(held)), "the same terms, signed again");
+    }
+
+    function test_grantBySig_signed_for_an_epoch_to_come_waits_for_it() public {
+        IConsentRegistry.GrantRequest memory early = request(patient(), 1);
+        early.epoch = 1;
+        bytes memory signature = ecdsa(KEY, consents.grantDigest(early));
+        vm.expectRevert(abi.encodeWithSelector(IConsentRegistry.EpochMismatch.selector, patient(), 1, 0));
+        consents.grantBySig(early, signature);
+        vm.prank(patient());
+        consents.revokeAll();
+        consents.grantBySig(early, signature);
+        yes(consents.isGranted(idOf(early)), "granted");
     }
 
     function test_revokeAll_by_the_patient_itself_until_epochs_run_out() public {
@@ -340,6 +376,9 @@ contract ConsentRegistryTest is Base {
         bytes32 before = consents.grantDigest(r);
         r.validUntil += 1;
         yes(consents.grantDigest(r) != before, "validUntil");
+        before = consents.grantDigest(r);
+        r.epoch = 1;
+        yes(consents.grantDigest(r) != before, "epoch of a grant");
         yes(consents.revokeDigest(revocation(r, 1)) != consents.revokeDigest(revocation(r, 2)), "nonce");
         IConsentRegistry.RevokeAllRequest memory all = IConsentRegistry.RevokeAllRequest(patient(), 0, 3, NOW);
         before = consents.revokeAllDigest(all);

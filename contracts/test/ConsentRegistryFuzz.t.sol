@@ -24,6 +24,7 @@ contract ConsentRegistryFuzzTest is Base {
         r.validFrom = uint32(r.validFrom);
         r.validUntil = uint64(within(r.validUntil, uint256(r.validFrom > NOW ? r.validFrom : NOW) + 1, type(uint64).max));
         r.deadline = uint64(within(r.deadline, NOW, type(uint64).max));
+        r.epoch = 0;
         r.nonce = nonceOf([IConsentRegistry.SignerKind.Wallet, IConsentRegistry.SignerKind.Custodial, IConsentRegistry.SignerKind.Attested][kind % 3], r.nonce);
         signedGrant(r, key);
         bytes32 id = consents.grantIdOf(r.patient, r.grantee, r.termsHash);
@@ -49,7 +50,7 @@ contract ConsentRegistryFuzzTest is Base {
         IConsentRegistry.GrantRequest memory r = request(vm.addr(KEY), nonceOf(IConsentRegistry.SignerKind.Wallet, rest));
         bytes memory signature = ecdsa(KEY, consents.grantDigest(r));
         bytes32 before = keccak256(abi.encode(r));
-        uint256 which = field % 7;
+        uint256 which = field % 8;
         if (which == 0) r.patient = address(uint160(uint256(value)));
         if (which == 1) r.grantee = value;
         if (which == 2) r.termsHash = value;
@@ -57,6 +58,7 @@ contract ConsentRegistryFuzzTest is Base {
         if (which == 4) r.validUntil = uint64(uint256(value));
         if (which == 5) r.nonce = uint256(value);
         if (which == 6) r.deadline = uint64(uint256(value));
+        if (which == 7) r.epoch = uint64(uint256(value));
         vm.assume(keccak256(abi.encode(r)) != before);
         vm.expectRevert();
         vm.prank(HOSPITAL);
@@ -145,11 +147,31 @@ contract ConsentRegistryFuzzTest is Base {
         no(consents.isGranted(id), "one's own ends");
     }
 
+    function testFuzz_grantBySig_counts_in_the_epoch_it_was_signed_for_alone(uint8 before, uint64 signedFor) public {
+        address patient = vm.addr(KEY);
+        uint64 epoch = uint64(within(before, 0, 5));
+        signedFor = signedFor % 8 == 7 ? signedFor : signedFor % 8;
+        IConsentRegistry.GrantRequest memory r = request(patient, 1);
+        r.epoch = signedFor;
+        bytes memory signature = ecdsa(KEY, consents.grantDigest(r));
+        vm.startPrank(patient);
+        for (uint64 i = 0; i < epoch; ++i) consents.revokeAll();
+        vm.stopPrank();
+        if (signedFor != epoch) {
+            vm.expectRevert(
+                abi.encodeWithSelector(IConsentRegistry.EpochMismatch.selector, patient, signedFor, epoch)
+            );
+        }
+        consents.grantBySig(r, signature);
+        yes(consents.isGranted(idOf(r)) == (signedFor == epoch), "in its epoch alone");
+    }
+
     function testFuzz_revokeAllBySig_revokeAll_revokeAllDigest_epochOf(uint8 times, uint64 wrong, bool direct) public {
         address patient = vm.addr(KEY);
         uint256 count = within(times, 1, 6);
         for (uint64 i = 0; i < count; ++i) {
             IConsentRegistry.GrantRequest memory r = request(patient, 2 * i);
+            r.epoch = i;
             signedGrant(r, KEY);
             IConsentRegistry.RevokeAllRequest memory all =
                 IConsentRegistry.RevokeAllRequest(patient, wrong, 2 * i + 1, NOW);

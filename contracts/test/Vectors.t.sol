@@ -115,6 +115,7 @@ contract VectorsTest is Base {
         r.termsHash = termsHash(json, string.concat(message, "terms."));
         r.validFrom = uint64(vm.parseJsonUint(json, string.concat(message, "validFrom")));
         r.validUntil = uint64(vm.parseJsonUint(json, string.concat(message, "validUntil")));
+        r.epoch = uint64(vm.parseJsonUint(json, string.concat(message, "epoch")));
         r.nonce = vm.parseJsonUint(json, string.concat(message, "nonce"));
         r.deadline = uint64(vm.parseJsonUint(json, string.concat(message, "deadline")));
     }

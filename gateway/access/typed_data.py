@@ -37,13 +37,17 @@ class Domain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantMessage:
-    """``patient`` a 0x address, ``grantee`` 32 bytes; times in seconds; ``nonce`` as ``nonce_of`` makes it."""
+    """``patient`` a 0x address, ``grantee`` 32 bytes; times in seconds; ``nonce`` as ``nonce_of`` makes it.
+
+    ``epoch``: the patient's when it is signed. A revoke-all ends that, and with it a signature nobody has sent yet.
+    """
 
     patient: str
     grantee: bytes
     terms: Terms
     valid_from_s: int
     valid_until_s: int
+    epoch: int
     nonce: int
     deadline_s: int
 
@@ -94,7 +98,7 @@ _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Terms": (("statement", "string"), ("hospital", "string"), ("grantee", "string"), ("purposes", "string"),
               ("records", "string"), ("period", "string"), ("salt", "bytes32")),
     "Grant": (("patient", "address"), ("grantee", "bytes32"), ("terms", "Terms"), ("validFrom", "uint64"),
-              ("validUntil", "uint64"), ("nonce", "uint256"), ("deadline", "uint64")),
+              ("validUntil", "uint64"), ("epoch", "uint64"), ("nonce", "uint256"), ("deadline", "uint64")),
     "Revoke": (("patient", "address"), ("grantId", "bytes32"), ("nonce", "uint256"), ("deadline", "uint64")),
     "RevokeAll": (("patient", "address"), ("epoch", "uint64"), ("nonce", "uint256"), ("deadline", "uint64")),
 }
@@ -118,7 +122,7 @@ def _values(message: Message) -> tuple[str, dict[str, Any]]:
         case GrantMessage():
             return "Grant", {"patient": message.patient, "grantee": message.grantee, "terms": message.terms,
                              "validFrom": message.valid_from_s, "validUntil": message.valid_until_s,
-                             "nonce": message.nonce, "deadline": message.deadline_s}
+                             "epoch": message.epoch, "nonce": message.nonce, "deadline": message.deadline_s}
         case RevokeMessage():
             return "Revoke", {"patient": message.patient, "grantId": message.grant_id, "nonce": message.nonce,
                               "deadline": message.deadline_s}

@@ -202,13 +202,15 @@ class AnchorCall:
 class GrantCall:
     """ConsentRegistry.grantBySig. ``nonce`` carries the signer kind (``consent_nonce``); ``deadline_s`` is the last
     second the signature counts. ``InvalidSignature``, ``NonceUsed``, ``SignatureExpired``, ``InvalidPeriod``,
-    ``GrantExists`` (an id lives once: the same terms again need a new salt), ``NotMember``, ``SignerKindUnknown``."""
+    ``GrantExists`` (an id lives once: the same terms again need a new salt), ``NotMember``, ``SignerKindUnknown``,
+    ``EpochMismatch`` (``epoch`` is not the patient's present one: a revoke-all came between)."""
 
     patient: Address
     grantee: bytes
     terms_hash: bytes
     valid_from_s: int
     valid_until_s: int
+    epoch: int
     nonce: int
     deadline_s: int
     signature: bytes

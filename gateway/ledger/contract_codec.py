@@ -211,7 +211,7 @@ def _plain(value: Any, kind: str) -> object:  # Any: whatever the ABI type decod
 
 def _grant(call: GrantCall) -> tuple[object, ...]:
     return (_checksummed(call.patient), call.grantee, call.terms_hash, call.valid_from_s, call.valid_until_s,
-            call.nonce, call.deadline_s)
+            call.epoch, call.nonce, call.deadline_s)
 
 
 def _revoke(call: RevokeCall) -> tuple[object, ...]:

@@ -92,8 +92,6 @@ class Follower:
         events = self._chain.logs(stand.seen + 1, to.number)
         final = max(stand.final, min(to.number, head.number - self._confirmations))
         grants = self._finals(stand, final, events)
-        times = {event.place.block_number: self._time_ms(event.place.block_number, to)
-                 for event in events if isinstance(event, RevokedAll)}
         if not self._canonical(to.number, to.hash) or (
                 stand.seen_hash and not self._canonical(stand.seen, stand.seen_hash)):
             return True  # what was read may be of two chains: again
@@ -101,7 +99,7 @@ class Follower:
         now = self._clock()
 
         def apply(connection: apsw.Connection) -> None:
-            _apply(connection, events, grants, times)
+            _apply(connection, events, grants)
             if any(isinstance(event, Revoked | RevokedAll) for event in events):
                 self._ended(connection)
             followed.moved_on(connection, to, final)
@@ -121,10 +119,6 @@ class Follower:
         return tuple(event for event in events
                      if isinstance(event, Granted) and stand.final < event.place.block_number <= final)
 
-    def _time_ms(self, number: int, to: Block) -> int:
-        block = to if number == to.number else self._chain.block(number)
-        return (block or to).time_s * 1000
-
     def _beat(self, head: Block) -> None:
         now = self._clock()
         if now - self._beat_ms < _FRESH_MS // 2 and now >= self._beat_ms:
@@ -143,8 +137,7 @@ class Follower:
         return now + _FRESH_MS
 
 
-def _apply(connection: apsw.Connection, events: Sequence[Event], grants: Sequence[Granted],
-           times: dict[int, int]) -> None:
+def _apply(connection: apsw.Connection, events: Sequence[Event], grants: Sequence[Granted]) -> None:
     """Revocations of any block first noted, then grants made final: a grant revoked since never counts."""
     for event in events:
         match event:
@@ -153,7 +146,7 @@ def _apply(connection: apsw.Connection, events: Sequence[Event], grants: Sequenc
             case Revoked():
                 followed.revoked(connection, event.grant_id)
             case RevokedAll():
-                followed.revoked_all(connection, event.patient, event.epoch, times[event.place.block_number])
+                followed.revoked_all(connection, event.patient, event.epoch)
             case _:
                 pass
     for grant in grants:

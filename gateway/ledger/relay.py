@@ -52,7 +52,7 @@ _AT_ONCE: Final = 64
 _WINDOW: Final = 5_000
 _LOOK_BACK: Final = 50_000
 """Blocks searched for an act somebody else delivered."""
-_DONE: Final = frozenset({"NonceUsed", "GrantExists", "AlreadyRevoked", "EpochMismatch"})
+_DONE: Final = frozenset({"NonceUsed", "GrantExists", "AlreadyRevoked"})
 """Refusals that may mean: it is in force already."""
 _OURS: Final = frozenset({"NotMember"})
 """Refusals that are the hospital's to mend, not the patient's act that is wrong."""
@@ -98,7 +98,7 @@ class Relay:
             if refused is not None and refused.revert.name in _OURS:
                 refused = None
             if landed is None and (intent.recorded is not None or (
-                    refused is not None and refused.revert.name in _DONE)):
+                    refused is not None and _may_be_done(refused.revert.name, intent.call))):
                 landed = self._elsewhere(intent.call, head)
             now_ms = self._sender.clock()
             action = plan(recorded=intent.recorded, attempts=own, policy=self._sender.policy, facts=Facts(
@@ -123,12 +123,13 @@ class Relay:
                 LOG.error("the contract refuses this hospital's relay", extra={"reason": error.name})
                 self._not_before_ms[intent.pk] = self._sender.clock() + _OURS_WAIT_MS
                 return Wait()
-            landed = self._elsewhere(intent.call, head) if error.name in _DONE else None
+            done = _may_be_done(error.name, intent.call)
+            landed = self._elsewhere(intent.call, head) if done else None
             if landed is not None:
                 return Mined(landed)
             now_ms = self._sender.clock()
             since = self._doubted_ms.setdefault(intent.pk, now_ms)
-            if error.name in _DONE and now_ms - since < _DOUBT_MS:  # its event may be in a block of a moment ago
+            if done and now_ms - since < _DOUBT_MS:  # its event may be in a block of a moment ago
                 return Wait()
             return Failed(Revert(name=error.name, arguments=error.arguments))
         return action
@@ -216,12 +217,16 @@ class Relay:
         return None
 
 
+def _may_be_done(error: str, call: SignedCall) -> bool:
+    """A grant of another epoch is over, or early; that a revoke-all ends another epoch may be its own work."""
+    return error in _DONE or (error == "EpochMismatch" and isinstance(call, RevokeAllCall))
+
+
 def _behind(intent: Intent, found: Sequence[Intent]) -> bool:
-    """A revoke-all goes after the grants that were sent before it: it ends them only once they have landed. A grant
-    goes after the revoke-all that was signed before it, or would end with the others."""
-    other = GrantCall if isinstance(intent.call, RevokeAllCall) else RevokeAllCall
+    """What is of an epoch goes after the revoke-all that begins it. None waits for grants: those of the epoch it ends
+    can land no more."""
     return not isinstance(intent.call, RevokeCall) and any(
-        one.pk < intent.pk and isinstance(one.call, other) and one.call.patient == intent.call.patient
+        one.pk < intent.pk and isinstance(one.call, RevokeAllCall) and one.call.patient == intent.call.patient
         and one.recorded is None for one in found)
 
 

@@ -75,9 +75,9 @@ def kept_revocation(node: Node, connection: apsw.Connection, consent: str) -> Re
 
 
 def kept_revoke_all(node: Node, connection: apsw.Connection, patient: str) -> RevokeAllCall:
-    """The end of every grant of the kept key, signed by it, for the epoch last seen."""
+    """The end of every grant of the kept key, signed by it."""
     account = address(kept_address(node, patient))
-    message = revoke_all_message(node, patient, "custodial", account, followed.epoch_of(connection, account),
+    message = revoke_all_message(node, patient, "custodial", account, followed.epoch_to_sign(connection, account),
                                  now_ms() // 1000 + DEADLINE_S)
     return RevokeAllCall(patient=account, epoch=message.epoch, nonce=message.nonce, deadline_s=message.deadline_s,
                          signature=sign_kept(node, patient, digest(message, node.domain)))

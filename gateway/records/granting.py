@@ -34,6 +34,7 @@ from gateway.records.signing import (
     signature_of,
     signer_at,
     signer_for,
+    still_asked,
     wallet_of,
 )
 from gateway.records.write import Written
@@ -113,6 +114,8 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
             now = journal.current(connection, "Consent", id_)
             if now is None or now.seq != row.seq or is_signed(connection, id_):
                 raise Moved("the Consent changed")
+            if not still_asked(connection, patient, signable):
+                raise Moved("everything was revoked")
             if signer.kind == "custodial" and wallet_of(connection, patient) is not None:
                 raise Moved("a wallet was registered")
             _store(node, connection, id_, signable, signed, caller.grant.user)
@@ -163,5 +166,5 @@ def _store(node: Node, connection: apsw.Connection, id_: str, signable: Signable
         message = signable.message
         outbox.enqueue(connection, kind="grant", consent=id_, created_ms=now_ms(), call=GrantCall(
             patient=address(message.patient), grantee=message.grantee, terms_hash=terms_hash(message.terms),
-            valid_from_s=message.valid_from_s, valid_until_s=message.valid_until_s, nonce=message.nonce,
-            deadline_s=message.deadline_s, signature=signed))
+            valid_from_s=message.valid_from_s, valid_until_s=message.valid_until_s,
+            epoch=message.epoch, nonce=message.nonce, deadline_s=message.deadline_s, signature=signed))

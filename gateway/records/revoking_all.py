@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import apsw
@@ -33,7 +34,7 @@ from gateway.records.signing import (
     signer_for,
 )
 from gateway.records.write import Prepared, Refused
-from gateway.store import followed, journal, outbox
+from gateway.store import followed, journal, outbox, revocations
 from gateway.store.sql import now_ms
 
 _APART = 10
@@ -61,7 +62,7 @@ async def show(node: Node, caller: Caller, patient: str, given: Mapping[str, str
         if signer.kind in ("custodial", "attested"):
             raise Conflict("the kept key signs this by itself: POST $revoke-all")
         account = address(signer.address)
-        message = revoke_all_message(node, patient, signer.kind, account, followed.epoch_of(
+        message = revoke_all_message(node, patient, signer.kind, account, followed.epoch_to_sign(
             node.database.reader, account), deadlines_s()[0])
         rows = node.gate.entries(caller, "r", "revoke-all-shown", decision, patients=(f"Patient/{patient}",),
                                  what=(f"Patient/{patient}",))
@@ -97,6 +98,7 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
                 write.commit_prepared(connection, prepared)
             for consent in (*found.consents, *found.denying):
                 outbox.withdraw_grant(connection, consent)
+            revocations.once_more(connection, patient)
             accounts = _accounts(connection, patient)
             for consent in found.consents:
                 ending.here(connection, consent)
@@ -162,9 +164,11 @@ def _signed(node: Node, caller: Caller, patient: str, given: Mapping[str, str]) 
         raise Unprocessable("the kept key signs this by itself", code="business-rule",
                             expression="Parameters.parameter.where(name='signature')")
     account = address(signer.address)
-    epoch = followed.epoch_of(node.database.reader, account)
+    reader = node.database.reader
+    # The one asked for now, or the same signature sent once more while its epoch's end is on its way.
+    epochs = dict.fromkeys((followed.epoch_to_sign(reader, account), followed.epoch_of(reader, account)))
     refused: Unprocessable | None = None
-    for deadline_s in deadlines_s():
+    for epoch, deadline_s in product(epochs, deadlines_s()):
         message = revoke_all_message(node, patient, signer.kind, account, epoch, deadline_s)
         try:
             return RevokeAllCall(patient=account, epoch=epoch, nonce=message.nonce, deadline_s=deadline_s,

@@ -42,6 +42,7 @@ from gateway.records.consent_standing import Current, rules_of
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.smart.sessions import web_origin
+from gateway.store import followed, revocations
 from gateway.store.sql import now_ms
 
 DEADLINE_S = 30 * 24 * 3600
@@ -68,6 +69,8 @@ class Signable:
     signer: Signer
     message: GrantMessage
     provisions: tuple[Provision, ...]
+    ended: int
+    """How often the patient had ended everything when it was asked for."""
 
     @property
     def on_chain(self) -> bool:
@@ -172,8 +175,10 @@ def _passkey(connection: apsw.Connection, patient: str, credential: str | None) 
 
 
 def signable_of(node: Node, connection: apsw.Connection, at: Current, signer: Signer) -> Signable:
-    """Deterministic: salts and nonce come from the version, so that nothing is kept between showing and signing."""
+    """Deterministic: salts and nonce come from the version, so that nothing is kept between showing and signing; and
+    from how often the patient ended everything: what they signed before, and nobody sent, is no more what is asked."""
     row, patient = at.row, at.patient
+    ended = revocations.times_of(connection, patient)
     place = (row.id, str(row.vid), signer.kind, signer.address if signer.kind in ("wallet", "passkey") else "")
     found = rules_of(node, at.consent)
     names = names_of(node, connection, found)
@@ -184,9 +189,17 @@ def signable_of(node: Node, connection: apsw.Connection, at: Current, signer: Si
     message = GrantMessage(
         patient=signer.address, grantee=grantee, terms=terms,
         valid_from_s=valid_from_s, valid_until_s=valid_until_s,
-        nonce=nonce_of(signer.kind, derived(node, patient, "grant nonce", *place)[:31]),
+        epoch=followed.epoch_to_sign(connection, address(signer.address)),
+        nonce=nonce_of(signer.kind, derived(node, patient, "grant nonce", *place, *([str(ended)] if ended else []))[
+            :31]),
         deadline_s=row.updated_ms // 1000 + DEADLINE_S)
-    return Signable(signer=signer, message=message, provisions=found)
+    return Signable(signer=signer, message=message, provisions=found, ended=ended)
+
+
+def still_asked(connection: apsw.Connection, patient: str, signable: Signable) -> bool:
+    """Whether nothing the patient ended since makes another message of it."""
+    return (revocations.times_of(connection, patient) == signable.ended and followed.epoch_to_sign(
+        connection, address(signable.message.patient)) == signable.message.epoch)
 
 
 def names_of(node: Node, connection: apsw.Connection, found: tuple[Provision, ...]) -> Mapping[str, str]:

@@ -98,18 +98,21 @@ def revoked(connection: apsw.Connection, grant_id: bytes) -> int:
     return provisions.set_state_of_grant(connection, grant_id, "revoked", only=("pending", "final"))
 
 
-def revoked_all(connection: apsw.Connection, patient: Address, epoch: int, time_ms: int) -> int:
-    """The patient ended every epoch below ``epoch`` in a block of ``time_ms``; how many provisions were revoked.
+def revoked_all(connection: apsw.Connection, patient: Address, epoch: int) -> int:
+    """The patient ended every epoch below ``epoch``; how many provisions were revoked.
 
-    A permit that was not granted yet belongs to no epoch: it ends too unless it was signed after that block. What is
+    A permit that was not granted yet is of the epoch it was signed in: it ends too unless that is a later one. What is
     denied inside a permit ends with it; what is denied outright stays.
     """
     epoch_is(connection, patient, epoch)
+    later = [str(consent) for (consent,) in connection.execute(
+        "SELECT DISTINCT consent FROM provision WHERE address=? AND epoch IS NULL AND state<>'revoked'", (patient,))
+        if (granted := outbox.grant_of_consent(connection, str(consent))) is not None and granted.epoch >= epoch]
     connection.execute(
-        "UPDATE provision SET state='revoked' WHERE address=? AND (permit=1 OR exception=1) AND state<>'revoked' "
-        "AND (epoch<? OR "
-        "(epoch IS NULL AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.consent=provision.consent AND i.kind='grant' "
-        "AND i.created_ms>?)))", (patient, epoch, time_ms))
+        "UPDATE provision SET state='revoked' WHERE address=? AND (permit=1 OR exception=1) "  # noqa: S608
+        "AND state<>'revoked' AND (epoch<? OR (epoch IS NULL AND coalesce(consent,'') NOT IN "
+        f"({','.join('?' * len(later))})))",
+        (patient, epoch, *later))
     moved = connection.changes()
     if moved:
         journal.bump_decision_seq(connection)
@@ -126,6 +129,12 @@ def epoch_of(connection: apsw.Connection, patient: Address) -> int:
     for (epoch,) in connection.execute("SELECT epoch FROM patient_epoch WHERE address=?", (patient,)):
         return int(str(epoch))
     return 0
+
+
+def epoch_to_sign(connection: apsw.Connection, patient: Address) -> int:
+    """The epoch of what the address signs now: the one behind every revoke-all of it that is on its way."""
+    ahead = [call.epoch + 1 for call in outbox.revoke_alls_on_their_way(connection) if call.patient == patient]
+    return max((epoch_of(connection, patient), *ahead))
 
 
 def beat(connection: apsw.Connection, head: Block, *, now_ms: int, fresh_until_ms: int | None) -> None:

@@ -113,6 +113,12 @@ def open_intents(connection: apsw.Connection, *, limit: int) -> tuple[Intent, ..
         (limit,)))
 
 
+def revoke_alls_on_their_way(connection: apsw.Connection) -> tuple[RevokeAllCall, ...]:
+    """The ends of epochs that are not final yet, of any patient, oldest first."""
+    return tuple(cast(RevokeAllCall, decode_call(cast(bytes, data))) for (data,) in connection.execute(
+        "SELECT call FROM intent WHERE state NOT IN ('final','failed') AND kind='revoke-all' ORDER BY pk"))
+
+
 def intent(connection: apsw.Connection, id_: str) -> Intent | None:
     """One intent by its id."""
     for row in connection.execute(f"SELECT {_COLUMNS} FROM intent WHERE id=?", (id_,)):  # noqa: S608

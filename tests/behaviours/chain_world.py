@@ -42,9 +42,9 @@ from gateway.ledger.chain import (
 from gateway.ledger.deploy import consent_domain
 from gateway.ledger.keccak import keccak
 
-GRANT = keccak(b"Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint256 nonce,"
-               b"uint64 deadline)Terms(string statement,string hospital,string grantee,string purposes,string records,"
-               b"string period,bytes32 salt)")
+GRANT = keccak(b"Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint64 epoch,"
+               b"uint256 nonce,uint64 deadline)Terms(string statement,string hospital,string grantee,string purposes,"
+               b"string records,string period,bytes32 salt)")
 REVOKE = keccak(b"Revoke(address patient,bytes32 grantId,uint256 nonce,uint64 deadline)")
 REVOKE_ALL = keccak(b"RevokeAll(address patient,uint64 epoch,uint256 nonce,uint64 deadline)")
 
@@ -63,7 +63,7 @@ def digest(chain_id: int, registry: Address, call: GrantCall | RevokeCall | Revo
     match call:
         case GrantCall():
             struct = (GRANT + _word(call.patient) + call.grantee + call.terms_hash + _word(call.valid_from_s)
-                      + _word(call.valid_until_s) + _word(call.nonce) + _word(call.deadline_s))
+                      + _word(call.valid_until_s) + _word(call.epoch) + _word(call.nonce) + _word(call.deadline_s))
         case RevokeCall():
             struct = (REVOKE + _word(call.patient) + grant_id(call.patient, call.grantee, call.terms_hash)
                       + _word(call.nonce) + _word(call.deadline_s))
@@ -132,13 +132,13 @@ class Patient:
 
     def grant(self, now_s: int, *, terms: bytes | None = None, kind: int = 0, nonce: int | None = None,
               valid_from_s: int | None = None, valid_until_s: int | None = None,
-              deadline_s: int | None = None) -> GrantCall:
+              deadline_s: int | None = None, epoch: int = 0) -> GrantCall:
         """Signed; in force from before ``now_s`` for a year unless told otherwise."""
         return self.signed(GrantCall(
             patient=self.address, grantee=keccak(b"grantee"), terms_hash=terms or secrets.token_bytes(32),
             valid_from_s=now_s - 60 if valid_from_s is None else valid_from_s,
             valid_until_s=now_s + 31_536_000 if valid_until_s is None else valid_until_s,
-            nonce=consent_nonce(kind, next(self.numbers)) if nonce is None else nonce,
+            epoch=epoch, nonce=consent_nonce(kind, next(self.numbers)) if nonce is None else nonce,
             deadline_s=now_s + 3600 if deadline_s is None else deadline_s, signature=b""))
 
     def revoke(self, now_s: int, granted: GrantCall) -> RevokeCall:

@@ -226,6 +226,18 @@ def test_revoking_everything_ends_the_epoch(world: World) -> None:
     assert world.refused(patient.revoke_all(world.now_s, 0)) == ("EpochMismatch", (patient.address, 0, 1))
 
 
+def test_a_grant_signed_before_everything_was_revoked_lands_no_more(world: World) -> None:
+    patient = world.patient()
+    held, ahead = patient.grant(world.now_s), patient.grant(world.now_s, epoch=1)
+    assert world.refused(ahead) == ("EpochMismatch", (patient.address, 1, 0))
+    world.done(patient.revoke_all(world.now_s, 0))
+    assert world.refused(held) == ("EpochMismatch", (patient.address, 0, 1))
+    assert not world.chain.is_granted(patient.address, held.grantee, held.terms_hash)
+    (event,) = world.done(ahead).events
+    assert isinstance(event, Granted)
+    assert event.epoch == 1
+
+
 def test_a_custodial_grant_needs_a_custodian(world: World) -> None:
     patient = world.patient()
     assert world.refused(patient.grant(world.now_s, kind=1), by=world.stranger)[0] == "NotMember"

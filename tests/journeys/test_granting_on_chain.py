@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from eth_account import Account
 
+from gateway.access.terms import Terms
+from gateway.errors import ChainReverted
 from gateway.ledger.chain import Address, GrantCall, Granted, RevokeAllCall, address
 from gateway.records import finality, signing
 from gateway.records.consent_standing import Current
 from gateway.smart.accounts import add_user
 from gateway.store import followed, journal, outbox
+from tests.consent import consent
 from tests.journeys.authenticator import Passkey, registered
 from tests.journeys.chained import ChainedHospital, EmbeddedChain
-from tests.journeys.hospital import Client, consent
+from tests.journeys.hospital import Client
 from tests.journeys.test_consents import by_wallet, signed, states
 
 
@@ -241,7 +245,8 @@ def test_a_grant_that_was_on_chain_before_it_was_signed_here_counts(hospital: Ch
             signing.Signer(kind="wallet", address=address(key.address))).message
         call = GrantCall(patient=address(key.address), grantee=message.grantee, terms_hash=signing.terms_hash(
             message.terms), valid_from_s=message.valid_from_s, valid_until_s=message.valid_until_s,
-            nonce=message.nonce, deadline_s=message.deadline_s, signature=bytes.fromhex(signature[2:]))
+            epoch=message.epoch, nonce=message.nonce, deadline_s=message.deadline_s,
+            signature=bytes.fromhex(signature[2:]))
         hospital.chain.send(call, nonce=hospital.chain.nonce("pending"), fees=hospital.chain.fees())
         given[one] = signature
     hospital.settle()
@@ -259,10 +264,64 @@ def test_a_grant_that_was_on_chain_before_it_was_signed_here_counts(hospital: Ch
                              deadline_s=int(typed["message"]["deadline"]),
                              signature=bytes.fromhex(by_wallet(key, typed)[2:]))
     hospital.chain.send(call_all, nonce=hospital.chain.nonce("pending"), fees=hospital.chain.fees())
-    hospital.until(lambda: states(hospital, id_) == ["revoked"])
-    assert signed(own, ended, wallet=key.address, signature=given[ended]).status_code == 200
-    hospital.until(lambda: states(hospital, ended) == ["revoked"])
+    assert signed(own, ended, wallet=key.address, signature=given[ended]).status_code == 200, "not seen here yet"
+    hospital.until(lambda: states(hospital, id_) == states(hospital, ended) == ["revoked"])
     assert hospital.clinician("dr-ended").get(f"Patient/{patient}").status_code == 404
+
+
+def bring(own: Client, path: str, account: Any, given: dict[str, str]) -> httpx.Response:
+    """Send a wallet's signature to an operation."""
+    return own.post(path, {"resourceType": "Parameters", "parameter": [
+        {"name": name, "valueString": value} for name, value in {"wallet": account.address, **given}.items()]})
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the chain is told", "the wallet does not sign the end"])
+def test_what_was_signed_before_everything_was_ended_and_never_sent_ended_too(
+        hospital: ChainedHospital, patient: str, told: bool) -> None:
+    own, key = hospital.patient(patient), Account.create()
+    add_user(hospital.smart, fhir_user=f"Patient/{patient}", role="patient", name="Holder", wallet=key.address)
+    own = hospital.patient(patient)
+    id_ = proposed(own, patient, "Practitioner/dr-held")
+    typed = own.get(f"Consent/{id_}/$typed-data").json()
+    assert typed["message"]["epoch"] == 0
+    held, call = by_wallet(key, typed), typed["message"]
+    given = {"signature": by_wallet(key, own.get(f"Patient/{patient}/$revoke-all").json())} if told else {}
+    assert bring(own, f"Patient/{patient}/$revoke-all", key, given).status_code == 200
+    refused = signed(own, id_, wallet=key.address, signature=held)
+    assert refused.status_code == 422, "at once here, before any block"
+    assert states(hospital, id_) == []
+    if told:
+        assert bring(own, f"Patient/{patient}/$revoke-all", key, given).status_code == 200, "the same once more"
+        assert len([one for one in outbox.open_intents(hospital.database.reader, limit=500)
+                    if one.call.patient == address(key.address)]) == 1
+        hospital.until(lambda: hospital.chain.epoch(address(key.address)) == 1)
+        hospital.settle()
+        terms = Terms(**{**call["terms"], "salt": bytes.fromhex(call["terms"]["salt"][2:])})
+        with pytest.raises(ChainReverted) as error:  # nor does the chain take it from anybody else
+            hospital.chain.estimate(GrantCall(
+                patient=address(key.address), grantee=bytes.fromhex(call["grantee"][2:]),
+                terms_hash=signing.terms_hash(terms), valid_from_s=call["validFrom"],
+                valid_until_s=call["validUntil"], epoch=0, nonce=int(call["nonce"]), deadline_s=call["deadline"],
+                signature=bytes.fromhex(held[2:])))
+        assert error.value.name == "EpochMismatch"
+    anew = own.get(f"Consent/{id_}/$typed-data").json()
+    assert (anew["message"]["epoch"], anew["message"]["nonce"] != call["nonce"]) == (int(told), True)
+    assert signed(own, id_, wallet=key.address, signature=by_wallet(key, anew)).status_code == 200
+    hospital.until(lambda: states(hospital, id_) == ["final"])
+
+
+def test_what_is_granted_right_after_everything_was_ended_lands_behind_it(hospital: ChainedHospital,
+                                                                          patient: str) -> None:
+    own = hospital.patient(patient)
+    first, after = (proposed(own, patient, f"Practitioner/dr-{name}") for name in ("first", "after"))
+    assert signed(own, first).status_code == 200
+    hospital.until(lambda: states(hospital, first) == ["final"])
+    assert own.request("POST", f"Patient/{patient}/$revoke-all").status_code == 200
+    assert own.get(f"Consent/{after}/$typed-data").json()["message"]["epoch"] == 1, "nothing has landed yet"
+    assert signed(own, after).status_code == 200
+    hospital.until(lambda: states(hospital, after) == ["final"])
+    assert states(hospital, first) == ["revoked"]
+    assert on_chain(hospital, patient) == 1
 
 
 def test_a_revocation_that_came_too_late_for_the_chain_is_signed_anew(hospital: ChainedHospital, patient: str,

@@ -115,10 +115,10 @@ def _consent(call: GrantCall | RevokeCall | RevokeAllCall, sender: Address, stat
     spent = replace(state, used=state.used | {(patient, call.nonce)})
     epoch = state.epochs.get(patient, 0)
     custodian = state.operators.get(sender)
-    if isinstance(call, RevokeAllCall) and call.epoch != epoch:
-        return _refused(state, "EpochMismatch", patient, call.epoch, epoch)
     if isinstance(call, GrantCall) and SIGNER_KINDS[kind] in ("custodial", "attested") and custodian is None:
         return _refused(state, "NotMember", sender)
+    if not isinstance(call, RevokeCall) and call.epoch != epoch:
+        return _refused(state, "EpochMismatch", patient, call.epoch, epoch)
     if not accepts_signature(call):
         return _refused(state, "InvalidSignature", patient, kind, _hash("digest", call))
     if isinstance(call, RevokeAllCall):

@@ -46,8 +46,8 @@ TYPES: dict[str, list[dict[str, str]]] = {
     "Grant": [
         {"name": "patient", "type": "address"}, {"name": "grantee", "type": "bytes32"},
         {"name": "terms", "type": "Terms"}, {"name": "validFrom", "type": "uint64"},
-        {"name": "validUntil", "type": "uint64"}, {"name": "nonce", "type": "uint256"},
-        {"name": "deadline", "type": "uint64"},
+        {"name": "validUntil", "type": "uint64"}, {"name": "epoch", "type": "uint64"},
+        {"name": "nonce", "type": "uint256"}, {"name": "deadline", "type": "uint64"},
     ],
     "Revoke": [
         {"name": "patient", "type": "address"}, {"name": "grantId", "type": "bytes32"},
@@ -153,7 +153,7 @@ FAR = 4_000_000_000
 
 def _grant(patient: str, terms: dict[str, str], nonce: int, until: int) -> dict[str, Any]:
     return {"patient": patient, "grantee": _hex(_seeded("grantee")), "terms": terms, "validFrom": 1_700_000_000,
-            "validUntil": until, "nonce": nonce, "deadline": FAR}
+            "validUntil": until, "epoch": 0, "nonce": nonce, "deadline": FAR}
 
 
 def message_vectors() -> dict[str, Any]:

@@ -7,7 +7,7 @@ pragma solidity 0.8.37;
 ///         times: neither grantee nor terms can be read from it.
 ///
 ///         The signed types, in the domain ("FHIR Gateway Consent", "1", chain id, this contract):
-///         - `Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint256 nonce,uint64 deadline)`
+///         - `Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint64 epoch,uint256 nonce,uint64 deadline)`
 ///           with `Terms(string statement,string hospital,string grantee,string purposes,string records,string period,bytes32 salt)`
 ///         - `Revoke(address patient,bytes32 grantId,uint256 nonce,uint64 deadline)`
 ///         - `RevokeAll(address patient,uint64 epoch,uint256 nonce,uint64 deadline)`
@@ -40,6 +40,7 @@ interface IConsentRegistry {
     /// @param termsHash EIP-712 hashStruct of the Terms
     /// @param validFrom seconds since 1970, first second in force
     /// @param validUntil seconds since 1970, first second no longer in force; 2^40 - 1 or more is without end
+    /// @param epoch the patient's epoch it was signed in: a revoke-all ends it, relayed or not
     /// @param nonce signer kind in the top byte, anything unused below
     /// @param deadline seconds since 1970, last second at which the signature may be relayed
     struct GrantRequest {
@@ -48,6 +49,7 @@ interface IConsentRegistry {
         bytes32 termsHash;
         uint64 validFrom;
         uint64 validUntil;
+        uint64 epoch;
         uint256 nonce;
         uint64 deadline;
     }
@@ -114,7 +116,7 @@ interface IConsentRegistry {
     error GrantExists(bytes32 grantId, State state);
     /// @notice This id is revoked.
     error AlreadyRevoked(bytes32 grantId);
-    /// @notice The message ends another epoch than the patient's present one.
+    /// @notice The message is of another epoch than the patient's present one.
     error EpochMismatch(address patient, uint64 expected, uint64 actual);
     /// @notice The patient has revoked everything 65,535 times; grants can still be revoked one by one.
     error EpochsExhausted(address patient);
@@ -147,10 +149,10 @@ interface IConsentRegistry {
     /// @notice Revoke as the calling patient.
     function revoke(bytes32 grantee, bytes32 termsHash) external;
 
-    /// @notice End every grant of the patient at once, by signature.
+    /// @notice End every grant of the patient at once, by signature, and every signature for one that was not used.
     function revokeAllBySig(RevokeAllRequest calldata request, bytes calldata signature) external;
 
-    /// @notice End every grant of the calling patient at once.
+    /// @notice End every grant of the calling patient at once, and every signature for one that was not used.
     function revokeAll() external;
 
     /// @notice Make signatures the calling patient gave away worthless.

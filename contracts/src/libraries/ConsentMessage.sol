@@ -9,7 +9,7 @@ library ConsentMessage {
     bytes32 internal constant DOMAIN =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
     bytes32 internal constant GRANT = keccak256(
-        "Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint256 nonce,uint64 deadline)"
+        "Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint64 epoch,uint256 nonce,uint64 deadline)"
         "Terms(string statement,string hospital,string grantee,string purposes,string records,string period,bytes32 salt)"
     );
     bytes32 internal constant REVOKE =
@@ -30,7 +30,7 @@ library ConsentMessage {
     function hashGrant(IConsentRegistry.GrantRequest calldata r) internal pure returns (bytes32) {
         return keccak256(
             abi.encode(
-                GRANT, r.patient, r.grantee, r.termsHash, r.validFrom, r.validUntil, r.nonce, r.deadline
+                GRANT, r.patient, r.grantee, r.termsHash, r.validFrom, r.validUntil, r.epoch, r.nonce, r.deadline
             )
         );
     }

@@ -25,6 +25,8 @@ contract Relay is Kit {
     mapping(address patient => uint64) public epochs;
     uint256[] public spent;
     uint256 private _nonce;
+    IConsentRegistry.GrantRequest private _held;
+    bytes private _heldSignature;
 
     constructor(ConsentRegistry registry) {
         consents = registry;
@@ -109,6 +111,44 @@ contract Relay is Kit {
         ++epochs[patient];
     }
 
+    /// @dev A patient signs, and whoever holds the signature does not send it.
+    function hold(uint8 who, uint8 terms) external {
+        address patient = patientOf(who);
+        _held = IConsentRegistry.GrantRequest({
+            patient: patient,
+            grantee: keccak256("held"),
+            termsHash: bytes32(uint256(terms % TERMS)),
+            validFrom: uint64(block.timestamp),
+            validUntil: uint64(block.timestamp) + 100_000,
+            epoch: epochs[patient],
+            nonce: _next(),
+            deadline: type(uint64).max
+        });
+        _heldSignature = ecdsa(keyOf(who), consents.grantDigest(_held));
+    }
+
+    /// @dev ... until now: it counts in the epoch it was signed in alone.
+    function sendHeld() external {
+        IConsentRegistry.GrantRequest memory r = _held;
+        if (r.patient == address(0)) return;
+        bytes32 id = keccak256(abi.encode(r.patient, r.grantee, r.termsHash));
+        bool expected = _place[id] == 0 && r.epoch == epochs[r.patient] && r.validUntil > block.timestamp;
+        bool done;
+        try consents.grantBySig(r, _heldSignature) {
+            done = true;
+        } catch {}
+        yes(done == expected, "a signature is worth what its epoch is");
+        delete _held;
+        if (!done) return;
+        spent.push(r.nonce);
+        books.push(
+            Book(
+                r.patient, r.grantee, r.termsHash, r.validFrom, r.validUntil, r.epoch, IConsentRegistry.State.Granted
+            )
+        );
+        _place[id] = books.length;
+    }
+
     function wait(uint16 seconds_) external {
         vm.warp(block.timestamp + seconds_ % 2000);
     }
@@ -128,7 +168,7 @@ contract Relay is Kit {
 
     function _grantSigned(Book memory b, uint256 key) private returns (bool) {
         IConsentRegistry.GrantRequest memory r = IConsentRegistry.GrantRequest(
-            b.patient, b.grantee, b.termsHash, b.validFrom, b.validUntil, _next(), type(uint64).max
+            b.patient, b.grantee, b.termsHash, b.validFrom, b.validUntil, b.epoch, _next(), type(uint64).max
         );
         try consents.grantBySig(r, ecdsa(key, consents.grantDigest(r))) {
             spent.push(r.nonce);

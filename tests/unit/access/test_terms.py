@@ -58,7 +58,8 @@ def message_of(case: dict[str, Any]) -> Message:
         case "Grant":
             terms = {**message["terms"], "salt": bytes.fromhex(message["terms"]["salt"][2:])}
             return GrantMessage(**common, grantee=bytes.fromhex(message["grantee"][2:]), terms=Terms(**terms),
-                                valid_from_s=message["validFrom"], valid_until_s=message["validUntil"])
+                                valid_from_s=message["validFrom"], valid_until_s=message["validUntil"],
+                                epoch=int(message["epoch"]))
         case "Revoke":
             return RevokeMessage(**common, grant_id=bytes.fromhex(message["grantId"][2:]))
         case _:
@@ -89,7 +90,7 @@ all_terms = st.builds(Terms, statement=texts, hospital=texts, grantee=texts, pur
                       period=texts, salt=bytes32)
 messages = (
     st.builds(GrantMessage, patient=addresses, grantee=bytes32, terms=all_terms, valid_from_s=uint64,
-              valid_until_s=uint64, nonce=uint256, deadline_s=uint64)
+              valid_until_s=uint64, epoch=uint64, nonce=uint256, deadline_s=uint64)
     | st.builds(RevokeMessage, patient=addresses, grant_id=bytes32, nonce=uint256, deadline_s=uint64)
     | st.builds(RevokeAllMessage, patient=addresses, epoch=uint64, nonce=uint256, deadline_s=uint64))
 domains = st.builds(Domain, chain_id=st.integers(1, 2**53 - 1), contract=addresses)
@@ -139,7 +140,8 @@ def test_a_signature_over_other_terms_is_another_signer() -> None:
     message = message_of(case)
     assert isinstance(message, GrantMessage)
     signature = bytes.fromhex(case["signature"][2:])
-    for other in (replace(message, nonce=message.nonce + 1), replace(message, valid_until_s=message.valid_until_s + 1),
+    for other in (replace(message, nonce=message.nonce + 1), replace(message, epoch=message.epoch + 1),
+                  replace(message, valid_until_s=message.valid_until_s + 1),
                   replace(message, terms=replace(message.terms, records="all records"))):
         try:
             assert recover(other, DOMAIN, signature) != case["signer"]

@@ -178,10 +178,11 @@ def ring_at(folder: Path) -> KeyRing:
     return KeyRing(folder / "keys.db", lambda: (root,))
 
 
-def grant(number: int = 1, *, deadline_s: int = FAR) -> GrantCall:
+def grant(number: int = 1, *, deadline_s: int = FAR, epoch: int = 0) -> GrantCall:
     """A signed grant; every number is another one."""
     return GrantCall(patient=PATIENT, grantee=number.to_bytes(32, "big"), terms_hash=bytes([number]) * 32,
-                     valid_from_s=0, valid_until_s=FAR, nonce=number, deadline_s=deadline_s, signature=b"\1" * 65)
+                     valid_from_s=0, valid_until_s=FAR, epoch=epoch, nonce=number, deadline_s=deadline_s,
+                     signature=b"\1" * 65)
 
 
 def revoke(of: GrantCall) -> RevokeCall:

@@ -124,6 +124,7 @@ def test_a_revocation_that_overtakes_its_grant_keeps_it_out(bench: Bench) -> Non
 def test_revoking_everything_is_one_transaction_and_an_epoch(bench: Bench) -> None:
     """[6]"""
     f, wallet = bench.consents.functions, Wallet("w")
+    held = bench.grant(wallet, WALLET, 7)
     batch = [bench.grant(wallet, WALLET, number) for number in range(3)]
     bench.send(bench.consents, f.grantBatchBySig([r for r, _ in batch], [s for _, s in batch]))
     assert f.grantedCount(wallet.address).call() == 3
@@ -132,6 +133,7 @@ def test_revoking_everything_is_one_transaction_and_an_epoch(bench: Bench) -> No
     assert bench.consents.events.RevokedAll().get_logs(from_block="latest")[0]["args"]["epoch"] == 1
     assert f.grantedCount(wallet.address).call() == 0
     assert not any(f["isGranted(address,bytes32,bytes32)"](*r[:3]).call() for r, _ in batch)
+    refused(bench, f.grantBySig(*held), "ConsentRegistry", "EpochMismatch")
 
 
 def test_a_signature_counts_once_for_its_message_alone(bench: Bench) -> None:
@@ -139,9 +141,9 @@ def test_a_signature_counts_once_for_its_message_alone(bench: Bench) -> None:
     request, signature = bench.grant(wallet, WALLET, 1)
     other = (*request[:2], digest_of("other terms"), *request[3:])
     refused(bench, f.grantBySig(other, signature), "ConsentRegistry", "InvalidSignature")
-    as_custodial = (*request[:5], CUSTODIAL << 248 | 1, request[6])
+    as_custodial = (*request[:6], CUSTODIAL << 248 | 1, request[7])
     refused(bench, f.grantBySig(as_custodial, signature), "ConsentRegistry", "InvalidSignature")
-    late = (*request[:6], 1)
+    late = (*request[:7], 1)
     refused(bench, f.grantBySig(late, signature), "ConsentRegistry", "SignatureExpired")
     bench.send(bench.consents, f.grantBySig(request, signature))
     refused(bench, f.grantBySig(request, signature), "ConsentRegistry", "NonceUsed")

@@ -263,22 +263,47 @@ def outbox_rows(world: World) -> list[outbox.Intent]:
     return [intent(world, str(id_)) for (id_,) in world.database.reader.execute("SELECT id FROM intent")]
 
 
-def test_a_revoke_all_goes_after_the_grants_sent_before_it(world: World) -> None:
-    """The epoch it ends is the one they land in (``contracts/README.md``)."""
+def test_a_revoke_all_waits_for_no_grant(world: World) -> None:
+    """Those of the epoch that it ends can land no more (``contracts/README.md``)."""
     world.chain.stall()
     first = enqueue(world, "grant", grant(1))
     world.step()
     assert sent(world) == 1
     last = enqueue(world, "revoke-all", revoke_all())
-    for _ in range(3):
-        world.step()
-    assert (intent(world, last).state, sent(world)) == ("signed", 1)
+    world.step()
+    assert (intent(world, last).state, sent(world)) == ("submitted", 2)
     world.chain.resume()
     world.chain.mine()
     world.settle()
     assert (intent(world, first).state, intent(world, last).state) == ("final", "final")
     assert [type(event) for event in world.chain.logs(0, 99)] == [Granted, RevokedAll]
     assert world.chain.granted_count(PATIENT) == 0
+
+
+def test_a_grant_whose_epoch_is_over_is_refused_and_nothing_is_spent_on_it(world: World) -> None:
+    other = world.chain.as_operator(PATIENT)
+    other.send(revoke_all(), nonce=0, fees=other.fees())
+    late = enqueue(world, "grant", grant(1))
+    before = world.now_ms
+    while intent(world, late).state == "signed":
+        world.step()
+    assert (intent(world, late).state, intent(world, late).error) == ("failed", "EpochMismatch")
+    assert world.now_ms - before < 3_000, "another's delivery is not waited for"
+    assert sent(world) == 0
+    assert followed.epoch_of(world.database.reader, PATIENT) == 1
+
+
+def test_the_end_of_an_epoch_waits_for_its_beginning(world: World) -> None:
+    world.chain.stall()
+    first, second = (enqueue(world, "revoke-all", revoke_all(epoch)) for epoch in (0, 1))
+    for _ in range(3):
+        world.step()
+    assert (intent(world, first).state, intent(world, second).state) == ("submitted", "signed")
+    world.chain.resume()
+    world.chain.mine()
+    world.settle()
+    assert (intent(world, first).state, intent(world, second).state) == ("final", "final")
+    assert world.chain.epoch(PATIENT) == 2
 
 
 def test_many_acts_leave_the_follower_its_turn(world: World) -> None:
@@ -301,15 +326,15 @@ def test_many_acts_leave_the_follower_its_turn(world: World) -> None:
 
 
 def test_a_grant_signed_after_a_revoke_all_does_not_overtake_it(world: World) -> None:
-    """It would land in the epoch that ends, and be gone with the others."""
+    """It is of the epoch that begins then."""
     world.chain.stall()
     enqueue(world, "grant", grant(1))
     world.step()
     enqueue(world, "revoke-all", revoke_all())
-    anew = enqueue(world, "grant", grant(2), consent="c2")
+    anew = enqueue(world, "grant", grant(2, epoch=1), consent="c2")
     for _ in range(3):
         world.step()
-    assert (intent(world, anew).state, sent(world)) == ("signed", 1)
+    assert (intent(world, anew).state, sent(world)) == ("signed", 2)
     world.chain.resume()
     world.chain.mine()
     world.settle()
