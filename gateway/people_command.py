@@ -30,6 +30,13 @@ def parsers(commands: Any) -> None:  # Any: argparse does not name the type of i
     add.add_argument("--login", metavar="NAME", help="also a login for the portal; its password is asked for")
     add.add_argument("--password-file", type=Path, metavar="FILE", help="take that password from a file instead")
     add.set_defaults(run=_add)
+    reset = user.add_parser("reset", allow_abbrev=False, help="after a loss or a theft: end all a person signs in "
+                            "with, their sessions and apps' access, and give one login a new password")
+    reset.add_argument("user", metavar="TYPE/ID")
+    reset.add_argument("--login", required=True, metavar="NAME", help="the one way in from now on; its password is "
+                       "asked for")
+    reset.add_argument("--password-file", type=Path, metavar="FILE", help="take that password from a file instead")
+    reset.set_defaults(run=_reset)
     close = user.add_parser("close", help="close an account and revoke its tokens")
     close.add_argument("user")
     close.set_defaults(run=_close)
@@ -69,6 +76,23 @@ def _add(given: argparse.Namespace) -> int:
                               password=password)
         if uri is not None:
             print(f"one-time codes, shown this once (for an authenticator app): {uri}")
+    return 0
+
+
+def _reset(given: argparse.Namespace) -> int:
+    from gateway.app import opened_smart
+    from gateway.smart.passwords import check_new_password
+    from gateway.smart.resets import reset
+
+    password = _password(given.password_file)
+    check_new_password(password, login_name=given.login)
+    found = reset(opened_smart(load_settings()), fhir_user=given.user, name=given.login, password=password)
+    print(f"ended: {found.closed_logins} other logins, {found.passkeys} passkeys, {found.identities} links to the "
+          "identity provider, every session, every app's access")
+    if found.wallet is not None:
+        print(f"still registered, and a way in: the wallet {found.wallet}")
+    if found.uri is not None:
+        print(f"one-time codes, shown this once (for an authenticator app): {found.uri}")
     return 0
 
 

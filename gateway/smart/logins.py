@@ -144,36 +144,70 @@ def sign_up(connection: apsw.Connection, smart: Smart, asked: SignUp, *, passwor
     return login_id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What the operator gives a login: ``name`` folded, ``password`` hashed, ``seed`` of codes its role needs."""
+
+    name: str
+    password: str = field(repr=False)
+    seed: bytes | None = field(repr=False)
+
+
+def prepare(*, name: str, password: str, role: str) -> Prepared:
+    """Check and hash, before the transaction: it costs what Argon2id does. Raises Unprocessable."""
+    folded = fold(name)
+    if _NAME.fullmatch(folded) is None:
+        raise Unprocessable("a login name has 3 to 100 letters, digits or any of . _ @ + -")
+    passwords.check_new_password(password, login_name=folded)
+    return Prepared(name=folded, password=passwords.hash_password(password),
+                    seed=None if role in sessions.FACTOR_FREE else one_time_codes.new_seed())
+
+
 def set_by_operator(smart: Smart, *, name: str, fhir_user: str, role: str, shown: str, password: str) -> str | None:
-    """Give an account a login of this name, or give the login a new password and new codes, as the operator.
+    """Give an account a login of this name, or give the login a new password and new codes in place of all it signed in
+    with, as the operator.
 
     Returns the ``otpauth://`` URI of its one-time codes, told once, where the role needs them; the person's sessions
     end. Raises Unprocessable.
     """
-    folded, now_ms = fold(name), smart.now_ms()
-    if _NAME.fullmatch(folded) is None:
-        raise Unprocessable("a login name has 3 to 100 letters, digits or any of . _ @ + -")
-    passwords.check_new_password(password, login_name=folded)
-    hashed = passwords.hash_password(password)
-    seed = None if role in sessions.FACTOR_FREE else one_time_codes.new_seed()
+    prepared = prepare(name=name, password=password, role=role)
 
     def work(connection: apsw.Connection) -> None:
-        known = find_by_name(connection, folded)
-        if known is not None and known.fhir_user != fhir_user:
-            raise Unprocessable("this login name is another person's")
-        login_id = known.id if known is not None else secrets.token_hex(16)
-        sealed = None if seed is None else seal(smart, seed, totp_place(login_id))
-        connection.execute(
-            "INSERT INTO login (id,name,shown,wanted,state,fhir_user,password,totp,totp_on,created_ms,decided_ms,"
-            "decided_by) VALUES (?,?,?,?,'verified',?,?,?,?,?,?,'cli') ON CONFLICT (id) DO UPDATE SET "
-            "shown=excluded.shown, wanted=excluded.wanted, state='verified', password=excluded.password, "
-            "totp=excluded.totp, totp_on=excluded.totp_on, totp_step=0",
-            (login_id, folded, shown, role, fhir_user, hashed, sealed, int(seed is not None), now_ms, now_ms))
-        connection.execute("DELETE FROM recovery_code WHERE login=?", (login_id,))
+        known, now_ms = find_by_name(connection, prepared.name), smart.now_ms()
+        login_id = put_prepared(connection, smart, prepared, fhir_user=fhir_user, role=role, shown=shown, now_ms=now_ms)
         sessions.end_all(connection, login_id, now_ms)
         smart.audit_operator(connection, "login", "C" if known is None else "U", fhir_user, role, now_ms)
     smart.database.transact(work)
-    return None if seed is None else one_time_codes.otpauth_uri(seed, name=folded, issuer=smart.settings.hospital_name)
+    return None if prepared.seed is None else one_time_codes.otpauth_uri(
+        prepared.seed, name=prepared.name, issuer=smart.settings.hospital_name)
+
+
+def put_prepared(connection: apsw.Connection, smart: Smart, prepared: Prepared, *, fhir_user: str, role: str,
+                 shown: str, now_ms: int) -> str:
+    """Make or overwrite the login inside the open transaction; its id. Raises Unprocessable."""
+    known = find_by_name(connection, prepared.name)
+    if known is not None and known.fhir_user != fhir_user:
+        raise Unprocessable("this login name is another person's")
+    login_id = known.id if known is not None else secrets.token_hex(16)
+    sealed = None if prepared.seed is None else seal(smart, prepared.seed, totp_place(login_id))
+    connection.execute(
+        "INSERT INTO login (id,name,shown,wanted,state,fhir_user,password,totp,totp_on,created_ms,decided_ms,"
+        "decided_by) VALUES (?,?,?,?,'verified',?,?,?,?,?,?,'cli') ON CONFLICT (id) DO UPDATE SET "
+        "shown=excluded.shown, wanted=excluded.wanted, state='verified', password=excluded.password, "
+        "totp=excluded.totp, totp_on=excluded.totp_on, totp_step=0",
+        (login_id, prepared.name, shown, role, fhir_user, prepared.password, sealed, int(sealed is not None), now_ms,
+         now_ms))
+    forget_factors(connection, login_id)
+    return login_id
+
+
+def forget_factors(connection: apsw.Connection, login_id: str) -> tuple[int, int]:
+    """Delete the passkeys, upstream identities and recovery codes of a login; how many of the first two."""
+    gone = []
+    for table in ("passkey", "upstream_identity", "recovery_code"):
+        connection.execute(f"DELETE FROM {table} WHERE login=?", (login_id,))  # noqa: S608
+        gone.append(connection.changes())
+    return gone[0], gone[1]
 
 
 def matching_of(connection: apsw.Connection, smart: Smart, login_id: str) -> tuple[str, str]:
@@ -245,8 +279,8 @@ def sweep(connection: apsw.Connection, now_ms: int) -> int:
     before = connection.total_changes()
     for (login_id,) in connection.execute("SELECT id FROM login WHERE state='waiting' AND created_ms<? LIMIT ?",
                                           (now_ms - FORGOTTEN_MS, _AT_ONCE)).fetchall():
-        for table in ("session", "passkey", "recovery_code", "upstream_identity"):
-            connection.execute(f"DELETE FROM {table} WHERE login=?", (login_id,))  # noqa: S608
+        forget_factors(connection, str(login_id))
+        connection.execute("DELETE FROM session WHERE login=?", (login_id,))
         connection.execute("DELETE FROM login WHERE id=?", (login_id,))
     return connection.total_changes() - before
 

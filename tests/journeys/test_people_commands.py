@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.smart import logins, passwords
+from gateway.smart import logins, passwords, upstream
 from gateway.smart.accounts import find_account
-from tests.journeys.hospital import Hospital
+from tests.journeys.authenticator import Passkey, registered
+from tests.journeys.hospital import Client, Hospital
 from tests.journeys.visitors import PASSWORD, Browser
 
 Command = Callable[..., tuple[int, str, str]]
@@ -49,6 +50,60 @@ def test_the_first_head_gets_a_login_and_codes(hospital: Hospital, command: Comm
     code, _, error = command("add", "--user", "Practitioner/other", "--role", "clinician", "--name", "Dr Other",
                              "--login", "first-head", "--password-file", str(file))
     assert (code, "another person's" in error) == (2, True)
+
+
+def test_a_reset_ends_every_way_in_but_one_and_all_that_came_of_them(hospital: Hospital, command: Command,
+                                                                     tmp_path: Path) -> None:
+    """After a theft: passkeys, the identity provider's link, other logins, sessions, apps; audited with the patient."""
+    id_ = hospital.new_patient()
+    user, file = f"Patient/{id_}", tmp_path / "password"
+    file.write_text(PASSWORD)
+    add = ("add", "--user", user, "--role", "patient", "--name", "Anna", "--password-file", str(file), "--login")
+    browsers = []
+    for name in ("anna-one", "anna-two"):
+        assert command(*add, name)[0] == 0
+    for name in ("anna-one", "anna-two"):
+        browser = Browser(hospital, origin=hospital.base.removesuffix("/fhir"))
+        assert browser.sign_in(name).status_code == 303
+        browsers.append(browser)
+    two = logins.find_by_name(hospital.database.reader, "anna-two")
+    assert two is not None
+    hospital.database.transact(lambda tx: upstream.link(
+        tx, issuer="https://idp.example", subject="anna", login=two.id, now_ms=hospital.smart.now_ms()))
+    registered(hospital, user, Passkey())  # of a third login
+    token = hospital.token(user=user)
+    assert Client(hospital, token).get(user).status_code == 200
+    file.write_text("another long password")
+    assert command("reset", user, "--login", "anna-one", "--password-file", str(file)) == (
+        0, "ended: 2 other logins, 1 passkeys, 1 links to the identity provider, every session, every app's access\n",
+        "")
+    assert Client(hospital, token).get(user).status_code == 401
+    for browser, name in zip(browsers, ("anna-one", "anna-two"), strict=True):
+        assert browser.get("/portal/account").status_code == 303
+        assert browser.sign_in(name).status_code == 403
+    assert browsers[1].sign_in("anna-two", password="another long password").status_code == 403
+    assert browsers[0].sign_in("anna-one", password="another long password").status_code == 303
+    reader = hospital.database.reader
+    for table in ("passkey", "upstream_identity"):
+        assert not reader.execute(f"SELECT 1 FROM {table} t JOIN login l ON l.id=t.login WHERE l.fhir_user=?",
+                                  (user,)).fetchall()
+    told = next(one for one in hospital.audited(id_) if one.interaction == "login-reset")
+    assert (told.what, told.operator, told.outcome) == ((user,), True, "0")
+
+
+def test_a_reset_is_of_an_open_account_and_its_own_login(hospital: Hospital, command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD)
+    end = ("--password-file", str(file), "--login")
+    for user in ("Practitioner/reset-1", "Practitioner/reset-2"):
+        assert command("add", "--user", user, "--role", "clinician", "--name", "Dr Reset", *end, user[-7:])[0] == 0
+    code, printed, _ = command("reset", "Practitioner/reset-1", *end, "reset-1")
+    assert (code, "otpauth://totp/" in printed) == (0, True)
+    assert command("reset", "Practitioner/reset-1", *end, "reset-2")[0] == 2
+    assert command("reset", "Practitioner/nobody", *end, "nobody")[0] == 2
+    assert command("close", "Practitioner/reset-2")[0] == 0
+    code, _, error = command("reset", "Practitioner/reset-2", *end, "reset-2")
+    assert (code, "closed" in error) == (2, True)
 
 
 def test_a_password_is_asked_for_twice_and_never_an_argument(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
