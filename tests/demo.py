@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import httpx
 
+from tests.consent import TREATMENT, permitting
 from tests.running import REPOSITORY, Gateway
 from tests.shared_data import SHARED
 
@@ -72,21 +73,6 @@ def secrets_in(paths: list[Path]) -> set[str]:
     return {text for text in found if len(text) >= 6}
 
 
-def consent_for(patient: str) -> dict[str, Any]:
-    return {
-        "resourceType": "Consent", "status": "proposed",
-        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                              "code": "patient-privacy"}]},
-        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
-        "patient": {"reference": f"Patient/{patient}"},
-        "policyRule": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
-        "provision": {
-            "type": "permit",
-            "actor": [{"role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
-                                            "code": "PRCP"}]}, "reference": {"reference": DOCTOR}}],
-            "purpose": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "TREAT"}]}}
-
-
 def wait(question: str, ask: Any, seconds: float = 60) -> float:
     started = time.monotonic()
     while not ask():
@@ -136,7 +122,7 @@ def story(gateway: Gateway, folder: Path) -> None:
     say(f"4  the patient's audit shows {len(seen)} refusals; the newest: {seen[0]['recorded']} "
         f"{seen[0]['agent'][-1]['who'].get('reference')}: {seen[0].get('outcomeDesc')}")
 
-    consent = own.post("/Consent", json=consent_for(patient))
+    consent = own.post("/Consent", json=permitting(patient, DOCTOR, purpose=[TREATMENT]))
     expect(consent.status_code == 201, f"the Consent was refused: {consent.text}")
     id_ = consent.json()["id"]
     terms = own.get(f"/Consent/{id_}/$typed-data").json()["message"]["terms"]["statement"]

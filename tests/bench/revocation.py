@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
+from tests.consent import permitting
 from tests.running import Gateway
 
 REVOCATIONS = 200
@@ -60,21 +60,6 @@ def reading(gateway: Gateway, token: str) -> Iterator[list[Reader]]:
         stop.set()
         for thread in threads:
             thread.join(30)
-
-
-def consent_for(patient: str, grantee: str, record: str) -> dict[str, Any]:
-    """A proposed Consent that permits reading one record."""
-    return {
-        "resourceType": "Consent", "status": "proposed",
-        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                              "code": "patient-privacy"}]},
-        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
-        "patient": {"reference": f"Patient/{patient}"}, "policyRule": {"coding": [{
-            "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
-        "provision": {"type": "permit", "actor": [{
-            "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
-                                 "code": "PRCP"}]}, "reference": {"reference": grantee}}],
-            "data": [{"meaning": "instance", "reference": {"reference": record}}]}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +117,8 @@ def _granted(feed: httpx.Client, own: httpx.Client, patient: str, grantee: str) 
         "subject": {"reference": f"Patient/{patient}"}, "effectiveDateTime": "2024-03-01"})
     record.raise_for_status()
     path = f"/Observation/{record.json()['id']}"
-    made = own.post("/Consent", json=consent_for(patient, grantee, path[1:]))
+    made = own.post("/Consent", json=permitting(
+        patient, grantee, data=[{"meaning": "instance", "reference": {"reference": path[1:]}}]))
     made.raise_for_status()
     id_ = str(made.json()["id"])
     own.post(f"/Consent/{id_}/$sign", json={"resourceType": "Parameters"}).raise_for_status()

@@ -43,18 +43,6 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 
 @pytest.fixture
-def open_browser(hospital: Hospital) -> Iterator[Callable[[], Browser]]:
-    made: list[Browser] = []
-
-    def one() -> Browser:
-        made.append(Browser(hospital))
-        return made[-1]
-    yield one
-    for browser in made:
-        browser.close()
-
-
-@pytest.fixture
 def patient(hospital: Hospital) -> str:
     return hospital.new_patient(name=[{"family": "Launch"}])
 

@@ -39,13 +39,6 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     made.close()
 
 
-@pytest.fixture
-def browser(hospital: Hospital) -> Iterator[Browser]:
-    made = Browser(hospital).sign_in(f"Patient/{hospital.new_patient()}")
-    yield made
-    made.close()
-
-
 @pytest.fixture(scope="module")
 def app(hospital: Hospital) -> App:
     return App(hospital)

@@ -20,13 +20,6 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     made.close()
 
 
-@pytest.fixture
-def browser(hospital: Hospital) -> Iterator[Browser]:
-    made = Browser(hospital).sign_in(f"Patient/{hospital.new_patient()}")
-    yield made
-    made.close()
-
-
 def test_a_bad_grant_is_400_to_a_client_that_proved_itself(hospital: Hospital, browser: Browser) -> None:
     """RFC 6749 section 5.2: 401 and a challenge are for ``invalid_client``; oauth4webapi reads no error beyond one."""
     app = App(hospital, auth="client_secret_basic", name="Diary")

@@ -211,21 +211,6 @@ def places(answer: httpx.Response) -> list[str]:
     return [place for issue in outcome["issue"] for place in issue.get("expression", ())]
 
 
-def consent(patient: str, grantee: str, **elements: Any) -> dict[str, Any]:
-    """A proposed Consent of ``patient`` (a logical id) that lets ``grantee`` treat them."""
-    return {
-        "resourceType": "Consent", "status": "proposed",
-        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                              "code": "patient-privacy"}]},
-        "category": [{"coding": [{"system": LOINC, "code": "59284-0"}]}],
-        "patient": {"reference": f"Patient/{patient}"},
-        "policyRule": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
-        "provision": {"type": "permit", "actor": [{
-            "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
-                                 "code": "PRCP"}]}, "reference": {"reference": grantee}}]},
-        **elements}
-
-
 def reopened(hospital: Hospital) -> Hospital:
     """The same data behind an application that has just started: no cache is warm."""
     other = Hospital.__new__(Hospital)

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from gateway.records import finality
+from tests.consent import consent
 from tests.journeys.bulk import ASYNC, as_backend, backend, kicked_off, lines, manifest, work
-from tests.journeys.hospital import Client, Hospital, consent, next_link
+from tests.journeys.hospital import Client, Hospital, next_link
 from tests.journeys.receiver import Receiver
 from tests.journeys.test_consents import granted_on_chain, signed, states
 from tests.journeys.test_subscriptions import (

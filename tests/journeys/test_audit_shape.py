@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.smart.accounts import add_user
-from tests.journeys.hospital import Client, Hospital, consent, observation
+from tests.consent import consent
+from tests.journeys.hospital import Client, Hospital, observation
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 PARTICIPATION = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"

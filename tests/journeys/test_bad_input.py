@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from gateway.smart.tokens import revoke_user
 from gateway.store.sql import now_ms
-from tests.journeys.hospital import Client, Hospital, consent, next_link, observation, places
+from tests.consent import consent
+from tests.journeys.hospital import Client, Hospital, next_link, observation, places
 
 SECRET = "Zzyzx-4711"
 """Stands in every refused input; it must never be in a log."""

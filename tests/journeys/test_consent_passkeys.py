@@ -13,8 +13,9 @@ from gateway.access.typed_data import kind_of
 from gateway.ledger.chain import GrantCall, RevokeCall
 from gateway.smart.accounts import add_user, close_user
 from gateway.store import outbox
+from tests.consent import consent
 from tests.journeys.authenticator import Passkey, registered
-from tests.journeys.hospital import Client, Hospital, consent
+from tests.journeys.hospital import Client, Hospital
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from gateway.ledger.relay import refuse
 from gateway.records import finality, granting
 from gateway.smart.accounts import add_user
 from gateway.store import outbox, provisions
-from tests.journeys.hospital import Client, Hospital, consent, observation, places, reopened
+from tests.consent import consent
+from tests.journeys.hospital import Client, Hospital, observation, places, reopened
 
 PRS = [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "PRS"}]
 

@@ -16,7 +16,8 @@ from gateway.records import finality, notices, revoking, signing
 from gateway.smart.accounts import add_user
 from gateway.smart.clients import add_client
 from gateway.store import journal, outbox, provisions
-from tests.journeys.hospital import Client, Hospital, consent
+from tests.consent import consent
+from tests.journeys.hospital import Client, Hospital
 
 KEY, OTHER = Account.from_key(b"\x11" * 32), Account.from_key(b"\x12" * 32)
 MONTH_S = 30 * 24 * 3600

@@ -17,13 +17,6 @@ from tests.running import Gateway
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def gateway(tmp_path: Path, receiver: Receiver) -> Iterator[Gateway]:
     running = Gateway(tmp_path, subscription_hosts=receiver.url, notice_webhook=f"{receiver.url}/head",
                       notice_window_s="3600")

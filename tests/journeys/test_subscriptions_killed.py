@@ -18,13 +18,6 @@ WRITTEN = 60
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def gateway(tmp_path: Path, receiver: Receiver) -> Iterator[Gateway]:
     running = Gateway(tmp_path, subscription_hosts=receiver.url)
     running.start()

@@ -21,6 +21,7 @@ from eth_account.messages import encode_typed_data
 from gateway.ledger.chain import Anchored, Contracts, Event, address
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
+from tests.consent import TREATMENT, permitting
 from tests.real.chain_nodes import OPERATOR, Node
 from tests.running import Gateway
 
@@ -100,7 +101,7 @@ class Site:
     # -- consent ------------------------------------------------------------------------------------------------------
 
     def propose(self, own: httpx.Client, patient: str) -> str:
-        answer = own.post("/Consent", json=consent(patient))
+        answer = own.post("/Consent", json=permitting(patient, DOCTOR, purpose=[TREATMENT]))
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
@@ -198,18 +199,3 @@ def observation(patient: str) -> dict[str, Any]:
             "code": {"coding": [{"system": "http://loinc.org", "code": "8867-4"}]},
             "effectiveDateTime": "2024-03-01",
             "valueQuantity": {"value": 72, "unit": "bpm", "system": "http://unitsofmeasure.org", "code": "/min"}}
-
-
-def consent(patient: str) -> dict[str, Any]:
-    return {
-        "resourceType": "Consent", "status": "proposed",
-        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                              "code": "patient-privacy"}]},
-        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
-        "patient": {"reference": f"Patient/{patient}"},
-        "policyRule": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "OPTIN"}]},
-        "provision": {
-            "type": "permit",
-            "actor": [{"role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
-                                            "code": "PRCP"}]}, "reference": {"reference": DOCTOR}}],
-            "purpose": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "TREAT"}]}}

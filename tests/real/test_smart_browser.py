@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests.consent import consent
 from tests.real.chromium import chromium
 from tests.real.foreign import seen_by
 from tests.running import Gateway
@@ -264,16 +265,7 @@ def test_a_confidential_app_of_python_keeps_its_access(gateway: Gateway, app: st
 def permit(gateway: Gateway, grantee: str) -> None:
     """The patient lets ``grantee`` see everything; final on the chain when this returns."""
     with gateway.client("--user", "Patient/anna") as anna:
-        made = anna.post("/Consent", json={
-            "resourceType": "Consent", "status": "proposed", "patient": {"reference": "Patient/anna"},
-            "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                                  "code": "patient-privacy"}]},
-            "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
-            "policyRule": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode",
-                                       "code": "OPTIN"}]},
-            "provision": {"type": "permit", "actor": [{"role": {"coding": [{
-                "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "PRCP"}]},
-                "reference": {"reference": grantee}}]}})
+        made = anna.post("/Consent", json=consent("anna", grantee))
         made.raise_for_status()
         anna.post(f"/Consent/{made.json()['id']}/$sign", json={"resourceType": "Parameters"}).raise_for_status()
         for _ in range(200):
