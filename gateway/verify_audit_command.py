@@ -16,8 +16,8 @@ from dataclasses import replace
 from gateway import app, audit
 from gateway.config import Settings
 from gateway.errors import ChainUnavailable
+from gateway.ledger.address import Address, address
 from gateway.ledger.audit_chain import Anchors, Verdict, examine
-from gateway.ledger.chain import Address, address
 from gateway.ledger.closing import RUN_GROUP
 from gateway.ledger.connect import rpc_url
 from gateway.ledger.deploy import ensure_contracts

@@ -16,7 +16,10 @@ from typing import Final
 import apsw
 
 from gateway.errors import ChainReverted
-from gateway.ledger.chain import ZERO_HASH, Address, AnchorCall, Anchored, Chain
+from gateway.ledger.address import Address
+from gateway.ledger.calls import AnchorCall
+from gateway.ledger.chain import Chain
+from gateway.ledger.events import ZERO_HASH, Anchored
 from gateway.ledger.job import (
     Action,
     Attempt,

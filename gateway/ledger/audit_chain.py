@@ -18,8 +18,10 @@ from typing import Final, Protocol
 import apsw
 
 from gateway.errors import BlobUnavailable, ChainUnavailable, IntegrityBroken
+from gateway.ledger.address import Address
 from gateway.ledger.batch import Entry
-from gateway.ledger.chain import ZERO_HASH, Address, Anchored, Block, Contracts, Event
+from gateway.ledger.chain import Block, Contracts
+from gateway.ledger.events import ZERO_HASH, Anchored, Event
 from gateway.store.cbor import decode
 
 _WINDOW: Final = 5_000

@@ -1,7 +1,8 @@
 """The contracts' ABI: calls to bytes, logs to events, revert data to names. web3's codec does the encoding.
 
 Owns reading ``contracts/artifacts`` and the one-to-one mapping between contract functions, events and the values of
-``chain.py``; refuses logs and answers that do not fit the ABI (``ChainUnavailable``: the node or the address is wrong).
+``events.py`` and ``calls.py``; refuses logs and answers that do not fit the ABI (``ChainUnavailable``: the node or the
+address is wrong).
 Spec: https://docs.soliditylang.org/en/latest/abi-spec.html
 """
 
@@ -21,32 +22,33 @@ from web3.exceptions import Web3Exception
 from web3.providers.base import BaseProvider
 
 from gateway.errors import ChainUnavailable, Misconfigured
-from gateway.ledger.chain import (
+from gateway.ledger.address import Address, address
+from gateway.ledger.calls import (
     AddOperatorCall,
-    Address,
     AnchorCall,
-    Anchored,
     Call,
-    Contracts,
-    Event,
     GrantBatchCall,
     GrantCall,
+    RevokeAllCall,
+    RevokeBatchCall,
+    RevokeCall,
+    SetEndpointCall,
+)
+from gateway.ledger.chain import Contracts
+from gateway.ledger.events import (
+    Anchored,
+    Event,
     Granted,
     MemberChanged,
     NoncesCancelled,
     Place,
-    Revert,
-    RevokeAllCall,
-    RevokeBatchCall,
-    RevokeCall,
     Revoked,
     RevokedAll,
-    SetEndpointCall,
     SuccessorNamed,
-    address,
     rolling_head,
 )
 from gateway.ledger.keccak import keccak
+from gateway.ledger.transactions import Revert
 
 NAMES: Final = ("HospitalRegistry", "RecordAnchor", "ConsentRegistry")
 NO_ADDRESS: Final = address(bytes(20))

@@ -23,11 +23,14 @@ from web3.types import Nonce
 from web3.utils.address import get_create_address
 
 from gateway.errors import ChainUnavailable, Misconfigured, TransactionRefused
-from gateway.ledger.chain import ZERO_HASH, Address, Contracts, Fees, address
+from gateway.ledger.address import Address, address
+from gateway.ledger.chain import Contracts
 from gateway.ledger.contract_codec import NAMES, load_artifact
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
+from gateway.ledger.events import ZERO_HASH
 from gateway.ledger.keccak import keccak
+from gateway.ledger.transactions import Fees
 
 PUSH32: Final = 0x7F
 WAIT_S: Final = 90.0

@@ -9,23 +9,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.errors import ChainReverted, ChainUnavailable, TransactionRefused
-from gateway.ledger.chain import (
-    Address,
-    Block,
-    Call,
-    Contracts,
-    Event,
-    Fees,
-    Place,
-    Receipt,
-    Revert,
-    SignedTransaction,
-    Tag,
-    Transaction,
-)
+from gateway.ledger.address import Address
+from gateway.ledger.calls import Call
+from gateway.ledger.chain import Block, Contracts, Tag
 from gateway.ledger.contract_codec import NO_ADDRESS, ContractCodec
 from gateway.ledger.ethereum_node import EthereumNode, RawReceipt, account, data, field, number, show
 from gateway.ledger.ethereum_rpc import RpcFault
+from gateway.ledger.events import Event, Place
+from gateway.ledger.transactions import Fees, Receipt, Revert, SignedTransaction, Transaction
 
 LOG_RANGE: Final = 5_000
 """Blocks per eth_getLogs; halved while a node finds it too much."""

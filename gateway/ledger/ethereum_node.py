@@ -17,8 +17,10 @@ from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
 from gateway.errors import ChainUnavailable, Misconfigured, TransactionRefused
-from gateway.ledger.chain import Address, Block, Fees, SignedTransaction, Tag, Transaction, address
+from gateway.ledger.address import Address, address
+from gateway.ledger.chain import Block, Tag
 from gateway.ledger.ethereum_rpc import JsonRpc, RpcFault
+from gateway.ledger.transactions import Fees, SignedTransaction, Transaction
 
 FALLBACK_PRIORITY: Final = 1_000_000_000
 METHOD_MISSING: Final = -32601

@@ -18,7 +18,8 @@ from typing import Final
 
 import apsw
 
-from gateway.ledger.chain import Block, Chain, Event, Granted, Revoked, RevokedAll
+from gateway.ledger.chain import Block, Chain
+from gateway.ledger.events import Event, Granted, Revoked, RevokedAll
 from gateway.store import followed
 from gateway.store.followed import Cursor
 from gateway.store.sql import Database, now_ms

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.ledger.chain import Fees, Revert, SignedTransaction
+from gateway.ledger.transactions import Fees, Revert, SignedTransaction
 
 JobKind = Literal["batch", "intent"]
 

@@ -24,8 +24,9 @@ import apsw
 from gateway.config import Settings
 from gateway.crypto.keys import KeyRing
 from gateway.errors import GatewayError, Misconfigured, Unavailable
+from gateway.ledger.address import address
 from gateway.ledger.anchor import Anchorer
-from gateway.ledger.chain import Chain, address
+from gateway.ledger.chain import Chain
 from gateway.ledger.closing import Closer
 from gateway.ledger.follower import Follower, nothing_else
 from gateway.ledger.job import Policy

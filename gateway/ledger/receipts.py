@@ -16,8 +16,8 @@ from gateway.crypto.envelope import open_block
 from gateway.crypto.keys import KeyRing
 from gateway.errors import BlockCorrupt
 from gateway.ledger import merkle
+from gateway.ledger.address import address
 from gateway.ledger.batch import Entry, check, parse_manifest, parse_sealed_body
-from gateway.ledger.chain import address
 from gateway.ledger.closing import run_name
 from gateway.ledger.receipt import Receipt
 from gateway.store import batches, followed

@@ -14,18 +14,9 @@ from typing import Final
 import apsw
 
 from gateway.errors import ChainReverted, Moved
-from gateway.ledger.chain import (
-    Chain,
-    Event,
-    GrantCall,
-    Granted,
-    Revert,
-    RevokeAllCall,
-    RevokeCall,
-    Revoked,
-    RevokedAll,
-    grant_id,
-)
+from gateway.ledger.calls import GrantCall, RevokeAllCall, RevokeCall, grant_id
+from gateway.ledger.chain import Chain
+from gateway.ledger.events import Event, Granted, Revoked, RevokedAll
 from gateway.ledger.follower import nothing_else
 from gateway.ledger.job import (
     Action,
@@ -43,6 +34,7 @@ from gateway.ledger.job import (
     plan,
 )
 from gateway.ledger.sender import Quiet, Sender
+from gateway.ledger.transactions import Revert
 from gateway.store import attempts, followed, outbox
 from gateway.store.outbox import Intent, SignedCall
 from gateway.store.sql import Database

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import apsw
 
 from gateway.errors import TransactionRefused
-from gateway.ledger.chain import Call, Chain, Fees, Receipt
+from gateway.ledger.calls import Call
+from gateway.ledger.chain import Chain
 from gateway.ledger.job import Attempt, JobKind, Landing, Policy, Queue, Refused
+from gateway.ledger.transactions import Fees, Receipt
 from gateway.store import attempts
 from gateway.store.sql import Database, now_ms
 

@@ -12,7 +12,8 @@ from typing import Final
 import apsw
 
 from gateway.access.typed_data import digest, nonce_of
-from gateway.ledger.chain import Address, RevokeAllCall, RevokeCall, address
+from gateway.ledger.address import Address, address
+from gateway.ledger.calls import RevokeAllCall, RevokeCall
 from gateway.records.node import Hook, Node
 from gateway.records.signing import DEADLINE_S, derived, kept_address, revoke_all_message, revoke_message, sign_kept
 from gateway.smart.authorization import authorizations_on, revoke_authorization

@@ -13,7 +13,7 @@ from gateway.access.consent import transition
 from gateway.access.provision import Failure
 from gateway.errors import Conflict
 from gateway.fhir.resource import Resource, parse
-from gateway.ledger.chain import RevokeAllCall
+from gateway.ledger.calls import RevokeAllCall
 from gateway.records.ending import kept_revocation, kept_revoke_all, patient_at, patient_of
 from gateway.records.node import Node
 from gateway.records.signing import kept_address

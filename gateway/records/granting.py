@@ -19,7 +19,8 @@ from gateway.access.typed_data import Message, kind_of, terms_hash, typed_data
 from gateway.audit import Disclosure
 from gateway.errors import Conflict, Moved, Unprocessable
 from gateway.fhir.resource import Resource, serialise
-from gateway.ledger.chain import GrantCall, address
+from gateway.ledger.address import address
+from gateway.ledger.calls import GrantCall
 from gateway.records.consent_standing import Current, current, is_signed
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still

@@ -13,7 +13,7 @@ import apsw
 from gateway.access.typed_data import kind_of
 from gateway.errors import Conflict, Moved, PreconditionFailed, Unprocessable
 from gateway.fhir.resource import Resource
-from gateway.ledger.chain import RevokeCall
+from gateway.ledger.calls import RevokeCall
 from gateway.records import write
 from gateway.records.consent_standing import Current, current
 from gateway.records.gate import Caller

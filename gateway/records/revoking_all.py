@@ -19,7 +19,8 @@ from gateway.access.decision import Permit
 from gateway.audit import Disclosure
 from gateway.errors import Conflict, Unprocessable
 from gateway.fhir.resource import Resource, parse, serialise
-from gateway.ledger.chain import Address, RevokeAllCall, address
+from gateway.ledger.address import Address, address
+from gateway.ledger.calls import RevokeAllCall
 from gateway.records import aside, ending, write
 from gateway.records.consent_standing import may
 from gateway.records.gate import Caller

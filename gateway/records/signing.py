@@ -37,7 +37,8 @@ from gateway.access.typed_data import (
 from gateway.crypto.index_hash import Pseudonymizer
 from gateway.errors import Forbidden, Issue, Unprocessable
 from gateway.fhir.resource import Resource
-from gateway.ledger.chain import GrantCall, address
+from gateway.ledger.address import address
+from gateway.ledger.calls import GrantCall
 from gateway.records.consent_standing import Current, rules_of
 from gateway.records.gate import Caller
 from gateway.records.node import Node

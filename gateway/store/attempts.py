@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import apsw
 
-from gateway.ledger.chain import Fees
 from gateway.ledger.job import Attempt, JobKind
+from gateway.ledger.transactions import Fees
 
 _COLUMNS = "hash, kind, job, nonce, max_fee, priority, raw, basis, sent_ms, sent_block"
 _KEPT_MS = 24 * 3_600_000

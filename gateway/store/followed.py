@@ -12,7 +12,9 @@ from typing import Final
 import apsw
 import orjson
 
-from gateway.ledger.chain import Address, Block, Granted
+from gateway.ledger.address import Address
+from gateway.ledger.chain import Block
+from gateway.ledger.events import Granted
 from gateway.store import batches, journal, outbox, provisions
 
 _REMEMBERED: Final = 256

@@ -16,7 +16,8 @@ from typing import Final, Literal, cast
 import apsw
 
 from gateway.errors import BlockCorrupt, Moved
-from gateway.ledger.chain import GrantCall, RevokeAllCall, RevokeCall, address
+from gateway.ledger.address import address
+from gateway.ledger.calls import GrantCall, RevokeAllCall, RevokeCall
 from gateway.store.cbor import Value, decode, encode
 
 IntentKind = Literal["grant", "revoke", "revoke-all"]

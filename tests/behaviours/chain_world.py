@@ -25,22 +25,12 @@ from eth_keys.datatypes import Signature
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
-from gateway.ledger.chain import (
-    Address,
-    AnchorCall,
-    Call,
-    Chain,
-    Fees,
-    GrantCall,
-    Receipt,
-    RevokeAllCall,
-    RevokeCall,
-    address,
-    consent_nonce,
-    grant_id,
-)
+from gateway.ledger.address import Address, address
+from gateway.ledger.calls import AnchorCall, Call, GrantCall, RevokeAllCall, RevokeCall, consent_nonce, grant_id
+from gateway.ledger.chain import Chain
 from gateway.ledger.deploy import consent_domain
 from gateway.ledger.keccak import keccak
+from gateway.ledger.transactions import Fees, Receipt
 
 GRANT = keccak(b"Grant(address patient,bytes32 grantee,Terms terms,uint64 validFrom,uint64 validUntil,uint64 epoch,"
                b"uint256 nonce,uint64 deadline)Terms(string statement,string hospital,string grantee,string purposes,"

@@ -12,25 +12,20 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ChainReverted, TransactionRefused
-from gateway.ledger.chain import (
+from gateway.ledger.address import address
+from gateway.ledger.calls import (
     AddOperatorCall,
-    Anchored,
     GrantBatchCall,
-    Granted,
-    MemberChanged,
     RevokeBatchCall,
-    Revoked,
-    RevokedAll,
     SetEndpointCall,
-    address,
     consent_nonce,
     grant_id,
-    rolling_head,
 )
 from gateway.ledger.deploy import ensure_contracts
 from gateway.ledger.devchain.accounts import load_accounts
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
+from gateway.ledger.events import Anchored, Granted, MemberChanged, Revoked, RevokedAll, rolling_head
 from tests.behaviours.chain_world import World, is_signed
 from tests.simulators.chain import ChainSimulator
 

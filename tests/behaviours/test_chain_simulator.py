@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import ChainUnavailable
-from gateway.ledger.chain import ZERO_HASH, AnchorCall
+from gateway.ledger.calls import AnchorCall
+from gateway.ledger.events import ZERO_HASH
 from tests.simulators.chain import ChainSimulator
 
 

@@ -10,7 +10,7 @@ from eth_abi import decode
 from eth_utils.crypto import keccak
 
 from gateway.access.typed_data import kind_of
-from gateway.ledger.chain import GrantCall, RevokeCall
+from gateway.ledger.calls import GrantCall, RevokeCall
 from gateway.smart.accounts import add_user, close_user
 from gateway.store import outbox
 from tests.consent import consent

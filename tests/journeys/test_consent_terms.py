@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger.chain import RevokeCall
+from gateway.ledger.calls import RevokeCall
 from gateway.ledger.relay import refuse
 from gateway.records import finality, granting
 from gateway.smart.accounts import add_user

@@ -10,7 +10,7 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 
 from gateway.access.typed_data import kind_of
-from gateway.ledger.chain import GrantCall, RevokeCall
+from gateway.ledger.calls import GrantCall, RevokeCall
 from gateway.ledger.relay import refuse
 from gateway.records import finality, notices, revoking, signing
 from gateway.smart.accounts import add_user

@@ -14,7 +14,9 @@ from eth_account import Account
 
 from gateway.access.terms import Terms
 from gateway.errors import ChainReverted
-from gateway.ledger.chain import Address, GrantCall, Granted, RevokeAllCall, address
+from gateway.ledger.address import Address, address
+from gateway.ledger.calls import GrantCall, RevokeAllCall
+from gateway.ledger.events import Granted
 from gateway.records import finality, signing
 from gateway.records.consent_standing import Current
 from gateway.smart.accounts import add_user

@@ -24,7 +24,7 @@ import httpx
 import pytest
 from eth_account import Account
 
-from gateway.ledger.chain import address
+from gateway.ledger.address import address
 
 ANVIL = "1.7.1"
 GETH = "v1.13.15"

@@ -18,9 +18,11 @@ import httpx
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
-from gateway.ledger.chain import Anchored, Contracts, Event, address
+from gateway.ledger.address import address
+from gateway.ledger.chain import Contracts
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
+from gateway.ledger.events import Anchored, Event
 from tests.consent import TREATMENT, permitting
 from tests.real.chain_nodes import OPERATOR, Node
 from tests.running import Gateway

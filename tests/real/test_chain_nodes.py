@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ChainUnavailable
-from gateway.ledger.chain import address
+from gateway.ledger.address import address
 from gateway.ledger.ethereum_node import EthereumNode
 from tests.behaviours.chain_world import World
 from tests.behaviours.test_chain import *  # noqa: F403  # the suite, run here on this file's ``world``

@@ -17,7 +17,8 @@ from eth_account import Account
 
 from gateway.app import open_database, open_ring
 from gateway.config import load_settings
-from gateway.ledger.chain import Granted, Revoked, RevokedAll, address
+from gateway.ledger.address import address
+from gateway.ledger.events import Granted, Revoked, RevokedAll
 from gateway.ledger.keccak import keccak
 from tests.journeys.authenticator import Passkey, registered
 from tests.real import chain_nodes

@@ -14,23 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gateway.errors import ChainReverted, ChainUnavailable, GatewayError, TransactionRefused
-from gateway.ledger.chain import (
-    ZERO_HASH,
-    Address,
-    Block,
-    Call,
-    Contracts,
-    Event,
-    Fees,
-    MemberChange,
-    Place,
-    Receipt,
-    SignedTransaction,
-    Tag,
-    Transaction,
-    address,
-    grant_id,
-)
+from gateway.ledger.address import Address, address
+from gateway.ledger.calls import Call, grant_id
+from gateway.ledger.chain import Block, Contracts, Tag
+from gateway.ledger.events import ZERO_HASH, Event, MemberChange, Place
+from gateway.ledger.transactions import Fees, Receipt, SignedTransaction, Transaction
 from tests.simulators.contracts import GAS, Membership, State, run
 
 OPERATOR = address("0x" + "11" * 20)

@@ -9,31 +9,33 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from gateway.ledger.chain import (
+from gateway.ledger.address import Address
+from gateway.ledger.calls import (
     SIGNER_KINDS,
-    ZERO_HASH,
     AddOperatorCall,
-    Address,
     AnchorCall,
-    Anchored,
     Call,
-    Event,
     GrantBatchCall,
     GrantCall,
+    RevokeAllCall,
+    RevokeBatchCall,
+    RevokeCall,
+    SetEndpointCall,
+    grant_id,
+)
+from gateway.ledger.events import (
+    ZERO_HASH,
+    Anchored,
+    Event,
     Granted,
     MemberChange,
     MemberChanged,
     Place,
-    Revert,
-    RevokeAllCall,
-    RevokeBatchCall,
-    RevokeCall,
     Revoked,
     RevokedAll,
-    SetEndpointCall,
-    grant_id,
     rolling_head,
 )
+from gateway.ledger.transactions import Revert
 
 GAS: Mapping[type, int] = {AnchorCall: 36_000, GrantCall: 80_000, RevokeCall: 45_000, RevokeAllCall: 60_000,
                            GrantBatchCall: 400_000, RevokeBatchCall: 400_000, AddOperatorCall: 90_000,

@@ -16,7 +16,7 @@ from pathlib import Path
 from eth_keys.datatypes import PrivateKey
 
 from gateway.errors import Misconfigured
-from gateway.ledger.chain import Address, address
+from gateway.ledger.address import Address, address
 
 NAMES = ("operator", "reserve")
 

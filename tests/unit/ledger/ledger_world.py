@@ -16,9 +16,11 @@ from gateway.crypto.envelope import VersionHeader, seal
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import Root
 from gateway.errors import ChainUnavailable
+from gateway.ledger.address import address
 from gateway.ledger.anchor import Anchorer
-from gateway.ledger.chain import Anchored, Call, GrantCall, RevokeAllCall, RevokeCall, address, grant_id
+from gateway.ledger.calls import Call, GrantCall, RevokeAllCall, RevokeCall, grant_id
 from gateway.ledger.closing import Closer
+from gateway.ledger.events import Anchored
 from gateway.ledger.follower import Follower
 from gateway.ledger.job import Policy
 from gateway.ledger.relay import Relay

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.crypto.keys import KeyRing
 from gateway.errors import ChainUnavailable, TransactionRefused
 from gateway.ledger.batch import parse_manifest
-from gateway.ledger.chain import AnchorCall, SetEndpointCall
+from gateway.ledger.calls import AnchorCall, SetEndpointCall
 from gateway.ledger.receipts import Proofs, build_audit_receipt, build_receipt
 from gateway.ledger.verify import verify
 from gateway.store import followed, journal

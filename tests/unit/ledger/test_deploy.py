@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from gateway.errors import ChainUnavailable, Misconfigured
-from gateway.ledger.chain import Contracts, MemberChanged, address
+from gateway.ledger.address import address
+from gateway.ledger.chain import Contracts
 from gateway.ledger.contract_codec import load_artifact
 from gateway.ledger.deploy import consent_domain, create_address, ensure_contracts, is_code_of, verify_contracts
 from gateway.ledger.devchain.accounts import ensure_accounts
@@ -19,6 +20,7 @@ from gateway.ledger.devchain.node import Node
 from gateway.ledger.devchain.rpc import Rpc
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
+from gateway.ledger.events import MemberChanged
 
 POOR = b"\x77" * 32
 

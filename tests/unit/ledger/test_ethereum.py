@@ -14,22 +14,15 @@ from hypothesis import strategies as st
 from web3 import Web3
 
 from gateway.errors import ChainReverted, ChainUnavailable, Misconfigured, TransactionRefused
-from gateway.ledger.chain import (
-    ZERO_HASH,
-    AddOperatorCall,
-    AnchorCall,
-    Chain,
-    Contracts,
-    Fees,
-    Place,
-    Revert,
-    SetEndpointCall,
-    address,
-)
+from gateway.ledger.address import address
+from gateway.ledger.calls import AddOperatorCall, AnchorCall, SetEndpointCall
+from gateway.ledger.chain import Chain, Contracts
 from gateway.ledger.contract_codec import ContractCodec, load_artifact
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
+from gateway.ledger.events import ZERO_HASH, Place
 from gateway.ledger.keccak import keccak
+from gateway.ledger.transactions import Fees, Revert
 
 KEY = b"\x46" * 32
 CONTRACTS = Contracts(record_anchor=address(b"\xa1" * 20), consent_registry=address(b"\xc1" * 20),

@@ -16,7 +16,8 @@ from gateway.access.provision import Provision
 from gateway.crypto.keys import KeyRing
 from gateway.errors import ChainUnavailable
 from gateway.ledger import follower as module
-from gateway.ledger.chain import Call, Granted, Revoked, RevokedAll
+from gateway.ledger.calls import Call
+from gateway.ledger.events import Granted, Revoked, RevokedAll
 from gateway.ledger.follower import Follower
 from gateway.store import followed, journal, outbox, provisions
 from gateway.store.sql import Database

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.crypto.keys import KeyRing
 from gateway.errors import BlockCorrupt, ChainUnavailable, TransactionRefused
-from gateway.ledger.chain import GrantCall, Granted, Revoked, RevokedAll
+from gateway.ledger.calls import GrantCall
+from gateway.ledger.events import Granted, Revoked, RevokedAll
 from gateway.store import followed, outbox
 from gateway.store.sql import Database
 from tests.simulators.chain import OPERATOR

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.ledger.chain import Fees, Revert
 from gateway.ledger.job import (
     Attempt,
     Facts,
@@ -24,6 +23,7 @@ from gateway.ledger.job import (
     plan,
 )
 from gateway.ledger.loops import retry_s
+from gateway.ledger.transactions import Fees, Revert
 
 POLICY = Policy(confirmations=2)
 HERE = Landing(tx_hash=b"t" * 32, block_number=10, block_hash=b"x" * 32, block_time_s=1)
