@@ -21,13 +21,14 @@ from gateway.audit import Disclosure, SealedRow
 from gateway.errors import BadSearch, Conflict, Malformed, Moved, NotFound, PreconditionFailed, TooCostly
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource
-from gateway.records import aside, patching, write
+from gateway.records import aside, drafting, patching, preconditions, preparing, refusals
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
 from gateway.records.patching import Patch
+from gateway.records.preparing import Prepared, Written
 from gateway.records.references import Links
+from gateway.records.refusals import Refused
 from gateway.records.search import matching
-from gateway.records.write import Prepared, Refused, Written
 from gateway.store import journal
 from gateway.store.journal import VersionRow
 
@@ -128,7 +129,7 @@ async def create(node: Node, caller: Caller, type_: str, resource: Resource, con
     Then that one is the answer, unchanged and without its bytes. Raises PreconditionFailed when several match.
     https://hl7.org/fhir/R4/http.html#ccreate
     """
-    await aside.done(aside.large(resource), lambda: write.validated(node, resource, type_))
+    await aside.done(aside.large(resource), lambda: drafting.validated(node, resource, type_))
     id_ = str(uuid.uuid4())
 
     def attempt(now: Caller, conditions: Conditions, reader: apsw.Connection) -> _Attempt:
@@ -136,8 +137,8 @@ async def create(node: Node, caller: Caller, type_: str, resource: Resource, con
         row = conditions.one(node, reader, type_, condition, "http.If-None-Exist")
         if row is not None:
             return _Attempt(conditions, (), (Written(row.type, row.id, row.vid, row.updated_ms, b"", False, False),))
-        made = write.draft(node, now, resource, id_)
-        return _stored(conditions, write.prepare_create(node, now, reader, made, id_))
+        made = drafting.draft(node, now, resource, id_)
+        return _stored(conditions, preparing.prepare_create(node, now, reader, made, id_))
     return (await _carried_out(node, caller, "c", "create", attempt))[0]
 
 
@@ -148,8 +149,8 @@ async def update(node: Node, caller: Caller, type_: str, resource: Resource, con
     Raises PreconditionFailed when several match, Malformed when the resource's id is not the match's, Conflict when
     nothing matches and the resource's id is in use. https://hl7.org/fhir/R4/http.html#cond-update
     """
-    expected = write.expected_versions(if_match)
-    await aside.done(aside.large(resource), lambda: write.validated(node, resource, type_))
+    expected = preconditions.expected_versions(if_match)
+    await aside.done(aside.large(resource), lambda: drafting.validated(node, resource, type_))
 
     def attempt(now: Caller, conditions: Conditions, reader: apsw.Connection) -> _Attempt:
         node.gate.require_scope(now, type_, "u")
@@ -157,10 +158,10 @@ async def update(node: Node, caller: Caller, type_: str, resource: Resource, con
         id_ = chosen_id(resource, found, f"{type_}.id")
         if found is None:
             return _stored(conditions, prepare_absent(node, now, reader, resource, id_, expected))
-        made = write.draft(node, now, resource, id_)
-        return _stored(conditions, write.prepare_update(node, now, reader, made, id_,
-                                                        journal.current(reader, type_, id_), expected,
-                                                        only_new=if_none_match is not None))
+        made = drafting.draft(node, now, resource, id_)
+        return _stored(conditions, preparing.prepare_update(node, now, reader, made, id_,
+                                                            journal.current(reader, type_, id_), expected,
+                                                            only_new=if_none_match is not None))
     return (await _carried_out(node, caller, "u", "update", attempt))[0]
 
 
@@ -180,12 +181,12 @@ def prepare_absent(node: Node, caller: Caller, connection: apsw.Connection, reso
     type_ = resource["resourceType"]
     if expected is not None:
         raise PreconditionFailed(f"If-Match: no {type_} meets the condition")
-    made = write.draft(node, caller, resource, id_)
+    made = drafting.draft(node, caller, resource, id_)
     if "id" not in resource:
-        return write.prepare_create(node, caller, connection, made, id_, links=links)
+        return preparing.prepare_create(node, caller, connection, made, id_, links=links)
     try:
-        return write.prepare_update(node, caller, connection, made, id_, journal.current(connection, type_, id_), None,
-                                    only_new=True, links=links)
+        row = journal.current(connection, type_, id_)
+        return preparing.prepare_update(node, caller, connection, made, id_, row, None, only_new=True, links=links)
     except PreconditionFailed as error:
         raise Conflict(f"{type_}/{id_} exists, and does not meet the condition") from error
 
@@ -193,7 +194,7 @@ def prepare_absent(node: Node, caller: Caller, connection: apsw.Connection, reso
 async def patch(node: Node, caller: Caller, type_: str, change: Patch, condition: str, *,
                 if_match: str | None) -> Written:
     """Patch the one match of ``condition``. Raises NotFound, PreconditionFailed when several match."""
-    expected = write.expected_versions(if_match)
+    expected = preconditions.expected_versions(if_match)
 
     def attempt(now: Caller, conditions: Conditions, reader: apsw.Connection) -> _Attempt:
         node.gate.require_scope(now, type_, "u")
@@ -211,14 +212,14 @@ async def delete(node: Node, caller: Caller, type_: str, condition: str, *,
 
     Raises PreconditionFailed when several match and one is meant. https://hl7.org/fhir/R4/http.html#3.1.0.7.1
     """
-    expected = write.expected_versions(if_match)
+    expected = preconditions.expected_versions(if_match)
 
     def attempt(now: Caller, conditions: Conditions, reader: apsw.Connection) -> _Attempt:
         found = to_delete(node, now, conditions, reader, type_, condition, URL)
         if not found:
             return _Attempt(conditions, (nothing_found(node, now, type_, condition, "d", "delete"),), ())
         together = frozenset(f"{type_}/{row.id}" for row in found)
-        return _stored(conditions, *(write.prepare_delete(
+        return _stored(conditions, *(preparing.prepare_delete(
             node, now, reader, type_, row.id, journal.current(reader, type_, row.id), expected,
             links=Links(deleted=together)) for row in found))
     return await _carried_out(node, caller, "d", "delete", attempt)
@@ -255,7 +256,7 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
             raise
         except Refused as refused:
             await conditions.tell(node)
-            raise await write.audited_refusal(node, conditions.caller, refused, interaction, name) from None
+            raise await refusals.audited_refusal(node, conditions.caller, refused, interaction, name) from None
         except Exception:
             await conditions.tell(node)
             raise
@@ -278,4 +279,4 @@ async def _carried_out(node: Node, caller: Caller, interaction: str, name: str, 
 def _commit(node: Node, made: _Attempt, connection: apsw.Connection) -> None:
     made.conditions.commit(node, connection)
     for one in made.prepared:
-        write.commit_prepared(connection, one)
+        preparing.commit_prepared(connection, one)

@@ -23,11 +23,11 @@ from gateway.access.roles import policy
 from gateway.audit import AuditEntry
 from gateway.errors import BadSearch, Conflict, Forbidden, KeyDestroyed, Moved, Throttled, Unprocessable
 from gateway.fhir.resource import Resource, format_instant, parse
-from gateway.records import addresses, jobs, read, write
+from gateway.records import addresses, drafting, jobs, read, write
 from gateway.records.consent_standing import may
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node, TypeRules, still
-from gateway.records.write import Written
+from gateway.records.preparing import Written
 from gateway.store import journal, search_parameters
 from gateway.store.index import SqlBound
 from gateway.store.journal import NewVersion, VersionRow
@@ -193,7 +193,7 @@ def _reference(connection: apsw.Connection, reference: str) -> dict[str, str]:
 
 
 def _sealed(node: Node, resource: Resource, id_: str, vid: int) -> NewVersion:
-    made = write.drafted(node, resource, id_, client=_AUTHOR, user=None)
+    made = drafting.drafted(node, resource, id_, client=_AUTHOR, user=None)
     return node.versions.seal(made, id_=id_, vid=vid, updated_ms=now_ms(), client=_AUTHOR, user=None)[0]
 
 

@@ -24,6 +24,7 @@ from gateway.ledger.calls import GrantCall
 from gateway.records.consent_standing import Current, current, is_signed
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
+from gateway.records.preparing import Written
 from gateway.records.signing import (
     Signable,
     Signer,
@@ -38,7 +39,6 @@ from gateway.records.signing import (
     still_asked,
     wallet_of,
 )
-from gateway.records.write import Written
 from gateway.store import journal, outbox, provisions
 from gateway.store.sql import now_ms
 

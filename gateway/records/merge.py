@@ -18,10 +18,11 @@ from gateway.errors import Conflict, Issue, Moved, TooCostly, Unprocessable
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.query import Criterion, Query
 from gateway.fhir.resource import Resource, copy, parse, reference_target, references, serialise
-from gateway.records import read, write
+from gateway.records import drafting, preparing, read, refusals
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
-from gateway.records.write import Prepared, Refused
+from gateway.records.preparing import Prepared
+from gateway.records.refusals import Refused
 from gateway.store import journal, provisions
 from gateway.store.index import SqlBound
 from gateway.store.journal import VersionRow
@@ -56,13 +57,13 @@ async def merge(node: Node, caller: Caller, asked: Merge) -> bytes:
     target = parse((await read.read(node, caller.again(), "Patient", asked.target)).stored)
     replaced, result = merged(source, target, asked.result)
     for one in (result, replaced):
-        await asyncio.to_thread(write.validated, node, one, "Patient")
+        await asyncio.to_thread(drafting.validated, node, one, "Patient")
 
     async def attempt(caller: Caller) -> tuple[int, bytes]:
         try:
             return await asyncio.to_thread(_carry_out, node, caller, asked, source, target, replaced, result)
         except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, "u", "merge") from None
+            raise await refusals.audited_refusal(node, caller, refused, "u", "merge") from None
 
     count, stored = await node.decided(caller.again(), attempt)
     text = f"{count} records {'would be' if asked.preview else 'were'} moved"
@@ -106,14 +107,14 @@ def _carry_out(node: Node, caller: Caller, asked: Merge, source: Resource, targe
     rows = _records(node, connection, asked.source)
     resources = [_moved(parse(opened.stored), asked, node.settings.base_url)
                  for opened in node.versions.open_many(connection, rows)]
-    drafts = [write.draft(node, caller, one, row.id) for one, row in zip(resources, rows, strict=True)]
-    pair = [write.draft(node, caller, one, str(one["id"])) for one in (replaced, result)]
+    drafts = [drafting.draft(node, caller, one, row.id) for one, row in zip(resources, rows, strict=True)]
+    pair = [drafting.draft(node, caller, one, str(one["id"])) for one in (replaced, result)]
     node.versions.prepare_keys([*drafts, *pair])
     prepared: list[Prepared] = []
     for made, row in zip(drafts, rows, strict=True):
-        prepared.append(write.prepare_update(node, caller, connection, made, row.id, row, None))
+        prepared.append(preparing.prepare_update(node, caller, connection, made, row.id, row, None))
     for made, before in zip(pair, (source, target), strict=True):
-        prepared.append(write.prepare_update(
+        prepared.append(preparing.prepare_update(
             node, caller, connection, made, str(before["id"]),
             journal.current(connection, "Patient", str(before["id"])), (int(before["meta"]["versionId"]),)))
     last = prepared[-1].written
@@ -126,7 +127,7 @@ def _carry_out(node: Node, caller: Caller, asked: Merge, source: Resource, targe
             if [(row.type, row.id, row.vid) for row in _records(node, tx, asked.source)] != places:
                 raise Moved("a record of the source was written meanwhile")
             for one in prepared:
-                write.commit_prepared(tx, one)
+                preparing.commit_prepared(tx, one)
 
         node.database.transact(work)
     return len(rows), last.stored

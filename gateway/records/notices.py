@@ -27,7 +27,7 @@ from gateway.access.roles import policy
 from gateway.audit import AuditEntry, StoredRow
 from gateway.errors import Conflict, InputRefused, IntegrityBroken, KeyDestroyed, Unavailable
 from gateway.fhir.resource import Resource, format_instant, parse
-from gateway.records import endpoints, write
+from gateway.records import drafting, endpoints
 from gateway.records.endpoints import Resolve, Sender
 from gateway.records.node import Node
 from gateway.store import journal, search_parameters
@@ -245,7 +245,7 @@ def _grown(node: Node, connection: apsw.Connection, burst: _Open) -> Iterator[Ne
 
 
 def _sealed(node: Node, resource: Resource, id_: str, vid: int) -> NewVersion:
-    made = write.drafted(node, resource, id_, client=AUTHOR, user=None)
+    made = drafting.drafted(node, resource, id_, client=AUTHOR, user=None)
     new, _ = node.versions.seal(made, id_=id_, vid=vid, updated_ms=now_ms(), client=AUTHOR, user=None)
     return new
 

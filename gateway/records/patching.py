@@ -20,11 +20,12 @@ from gateway.access.facts import ResourceFacts
 from gateway.errors import Forbidden, Gone, InputRefused, Malformed, TooLarge, Unprocessable
 from gateway.fhir import fhirpath_patch, json_patch
 from gateway.fhir.resource import Resource, copy, parse, parse_json, serialise
-from gateway.records import aside, write
+from gateway.records import aside, drafting, preconditions, preparing, refusals
 from gateway.records.gate import Caller
 from gateway.records.node import Node, still
+from gateway.records.preparing import Prepared, Written
 from gateway.records.references import Links
-from gateway.records.write import Answered, Prepared, Refused, Written
+from gateway.records.refusals import Answered, Refused
 from gateway.store import journal
 
 JSON_PATCH: Final = "application/json-patch+json"
@@ -115,35 +116,35 @@ def prepare(node: Node, caller: Caller, connection: apsw.Connection, type_: str,
         raise Refused(decision, facts, type_, placed=place)
     if row.deleted:
         raise Answered("it is deleted", facts, Gone(f"{place} was deleted", version_id=row.vid))
-    write.require_match(row, expected)
+    preconditions.require_match(row, expected)
     try:
         patched = change.apply(node, parse(node.versions.open(connection, row).stored))
-        write.validated(node, patched, type_)
+        drafting.validated(node, patched, type_)
     except InputRefused as error:
         raise Answered("the patch cannot be applied", facts, error) from error
-    made = write.draft(node, caller, patched, id_)
-    return write.prepare_update(node, caller, connection, made, id_, row, None, links=links)
+    made = drafting.draft(node, caller, patched, id_)
+    return preparing.prepare_update(node, caller, connection, made, id_, row, None, links=links)
 
 
 async def patch(node: Node, caller: Caller, type_: str, id_: str, change: Patch, *, if_match: str | None) -> Written:
     """Store the next version of ``id_``, changed. Raises NotFound, Gone, PreconditionFailed, Unprocessable."""
-    expected = write.expected_versions(if_match)
+    expected = preconditions.expected_versions(if_match)
 
     async def attempt(caller: Caller) -> Written:
         try:
             prepared = await asyncio.to_thread(
                 lambda: prepare(node, caller, node.database.reader, type_, id_, change, expected))
         except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, "u", "patch") from None
+            raise await refusals.audited_refusal(node, caller, refused, "u", "patch") from None
 
         def work(connection: apsw.Connection) -> None:
             still(connection, caller)
-            write.commit_prepared(connection, prepared)
+            preparing.commit_prepared(connection, prepared)
 
         try:
             await aside.committed(node, aside.large_version(prepared.new), work)
         except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, "u", "patch") from None
+            raise await refusals.audited_refusal(node, caller, refused, "u", "patch") from None
         assert prepared.written is not None  # noqa: S101  # an update always has an outcome
         return prepared.written
     return await node.decided(caller, attempt)

@@ -18,8 +18,8 @@ from gateway.records import write
 from gateway.records.consent_standing import Current, current
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node
+from gateway.records.preparing import Written
 from gateway.records.signing import deadlines_s, given_signature, parameters_of, revoke_message, signer_at
-from gateway.records.write import Written
 from gateway.store import outbox
 from gateway.store.sql import now_ms
 

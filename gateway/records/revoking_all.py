@@ -21,11 +21,13 @@ from gateway.errors import Conflict, Unprocessable
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.ledger.address import Address, address
 from gateway.ledger.calls import RevokeAllCall
-from gateway.records import aside, ending, write
+from gateway.records import aside, drafting, ending, preparing, refusals
 from gateway.records.consent_standing import may
 from gateway.records.gate import Caller
 from gateway.records.granting import shown_to
 from gateway.records.node import Node, still
+from gateway.records.preparing import Prepared
+from gateway.records.refusals import Refused
 from gateway.records.signing import (
     deadlines_s,
     given_signature,
@@ -34,7 +36,6 @@ from gateway.records.signing import (
     revoke_all_message,
     signer_for,
 )
-from gateway.records.write import Prepared, Refused
 from gateway.store import followed, journal, outbox, revocations
 from gateway.store.sql import now_ms
 
@@ -84,7 +85,7 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
         try:
             found = await aside.done(_many(node, patient), lambda: _prepared(node, caller, patient))
         except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, "u", "revoke-all") from None
+            raise await refusals.audited_refusal(node, caller, refused, "u", "revoke-all") from None
         signed = _signed(node, caller, patient, given) if given.get("signature") else None
         if caller.grant.self_patient != f"Patient/{patient}" and isinstance(decision, Permit):
             decision = replace(decision, notify=True)
@@ -96,7 +97,7 @@ async def revoke_all(node: Node, caller: Caller, patient: str, parameters: Resou
             told.clear()
             still(connection, caller)
             for prepared in found.prepared:
-                write.commit_prepared(connection, prepared)
+                preparing.commit_prepared(connection, prepared)
             for consent in (*found.consents, *found.denying):
                 outbox.withdraw_grant(connection, consent)
             revocations.once_more(connection, patient)
@@ -143,8 +144,8 @@ def _prepared(node: Node, caller: Caller, patient: str) -> _Ending:
         consent = parse(node.versions.open(connection, row).stored)
         if consent.get("status") not in ("active", "proposed"):
             continue  # said so already; what it granted ends all the same
-        made = write.draft(node, caller, {**consent, "status": "inactive"}, id_)
-        one = write.prepare_update(node, caller, connection, made, id_, row, None)
+        made = drafting.draft(node, caller, {**consent, "status": "inactive"}, id_)
+        one = preparing.prepare_update(node, caller, connection, made, id_, row, None)
         # Its own end is part of the whole: no revocation of each grant for the chain.
         prepared.append(replace(one, hook=None))
     return _Ending(prepared=tuple(prepared), consents=consents, denying=denying)

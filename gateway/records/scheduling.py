@@ -35,11 +35,11 @@ from gateway.fhir.appointments import (
     step,
 )
 from gateway.fhir.resource import Resource, format_instant, parse, parse_instant, serialise
-from gateway.records import read, write
+from gateway.records import drafting, read, write
 from gateway.records.gate import Caller
 from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed, open_all, walk
 from gateway.records.node import Hook, Node, TypeRules
-from gateway.records.write import Written
+from gateway.records.preparing import Written
 from gateway.store import journal
 from gateway.store.index import SqlBound
 from gateway.store.journal import VersionRow
@@ -152,7 +152,7 @@ def _follow(node: Node, tx: apsw.Connection, caller: Caller | None, row: Version
     """Store the Slot's next version, whose author stays who wrote it: it is no other's Slot for being booked."""
     if slot.get("status") == status:
         return
-    made = write.drafted(node, {**slot, "status": status}, row.id, client=row.client, user=row.user)
+    made = drafting.drafted(node, {**slot, "status": status}, row.id, client=row.client, user=row.user)
     new, _ = node.versions.seal(made, id_=row.id, vid=row.vid + 1, updated_ms=now_ms(), client=row.client,
                                 user=row.user)
     journal.append(tx, new)

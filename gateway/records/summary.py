@@ -22,7 +22,7 @@ from gateway.records import read, write
 from gateway.records.gate import Caller
 from gateway.records.gathering import Follower, Opened, audit_rows, disclosed, open_all, walk
 from gateway.records.node import Node
-from gateway.records.write import Written
+from gateway.records.preparing import Written
 from gateway.store import journal
 from gateway.store.sql import now_ms
 

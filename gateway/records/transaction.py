@@ -21,16 +21,17 @@ from gateway.errors import GatewayError, InputRefused, Invalid, Issue, Moved, No
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.resource import Resource, copy
-from gateway.records import aside, conditional, patching, write
+from gateway.records import aside, conditional, drafting, patching, preconditions, preparing, refusals
 from gateway.records.answer import Answer, version_answer
 from gateway.records.aside import Slices
 from gateway.records.conditional import Conditions
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node
 from gateway.records.patching import Patch, entry_patch
+from gateway.records.preparing import Prepared, Written
 from gateway.records.references import Links
+from gateway.records.refusals import Refused
 from gateway.records.versions import Draft
-from gateway.records.write import Prepared, Refused, Written
 from gateway.store import journal
 from gateway.store.journal import VersionRow
 
@@ -93,11 +94,11 @@ async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: 
         except _EntryRefused as refused:
             await plan_.conditions.tell(node)
             interaction, name = _ASKED[refused.entry.method]
-            answer = await write.audited_refusal(node, caller, refused.refused, interaction, name)
+            answer = await refusals.audited_refusal(node, caller, refused.refused, interaction, name)
             raise _at(refused.entry, answer) from None
         except Refused as refused:  # by the rules of a type, once everything stood together
             await plan_.conditions.tell(node)
-            raise await write.audited_refusal(node, caller, refused, "u", "transaction") from None
+            raise await refusals.audited_refusal(node, caller, refused, "u", "transaction") from None
         except Exception:
             await plan_.conditions.tell(node)
             raise
@@ -221,7 +222,7 @@ def _link(node: Node, plan_: _Plan) -> None:
                 continue
             resource = plan_.resources[entry.place] = copy(entry.resource)
             _resolve(node, plan_, resource, targets, at)
-            write.validated(node, resource, entry.type, entry.expression)
+            drafting.validated(node, resource, entry.type, entry.expression)
         except (Invalid, Unprocessable) as error:
             issues.extend(error.issues)
     if issues:
@@ -247,7 +248,7 @@ class _EntryRefused(Exception):  # control flow, as Refused
 def _carry_out(node: Node, plan_: _Plan, links: Links, also: Hook | None) -> dict[int, Written | None]:
     """Decide, seal and commit everything in one transaction; runs in a thread."""
     connection = node.database.reader
-    drafts = {place: write.draft(node, plan_.caller, resource, plan_.ids[place])
+    drafts = {place: drafting.draft(node, plan_.caller, resource, plan_.ids[place])
               for place, resource in plan_.resources.items() if place not in plan_.existing}
     node.versions.prepare_keys(drafts.values())
     done: dict[int, Written | None] = {}
@@ -270,7 +271,7 @@ def _carry_out(node: Node, plan_: _Plan, links: Links, also: Hook | None) -> dic
     def work(tx: apsw.Connection) -> None:
         plan_.conditions.commit(node, tx)
         for one in prepared:
-            write.commit_prepared(tx, replace(one, hook=None))
+            preparing.commit_prepared(tx, replace(one, hook=None))
         for one in prepared:  # what follows from a write looks at all that was written: order says nothing
             if one.hook is not None:
                 one.hook(tx)
@@ -286,28 +287,28 @@ def _prepared(node: Node, plan_: _Plan, connection: apsw.Connection, entry: Bund
     existing = plan_.existing.get(entry.place)
     if existing is not None:
         return Written(existing.type, existing.id, existing.vid, existing.updated_ms, b"", False, False)
-    expected = write.expected_versions(entry.if_match)
+    expected = preconditions.expected_versions(entry.if_match)
     if entry.place in plan_.several:
         rows = plan_.several[entry.place]
         if not rows:
             return [conditional.nothing_found(node, plan_.caller, entry.type, entry.query, "d", "delete")]
-        return [write.prepare_delete(node, plan_.caller, connection, entry.type, row.id,
-                                     journal.current(connection, entry.type, row.id), expected, links=links)
+        return [preparing.prepare_delete(node, plan_.caller, connection, entry.type, row.id,
+                                         journal.current(connection, entry.type, row.id), expected, links=links)
                 for row in rows]
     id_ = plan_.ids[entry.place]
     if entry.place in plan_.absent:
         return [conditional.prepare_absent(node, plan_.caller, connection, plan_.resources[entry.place], id_, expected,
                                            links=links)]
     if entry.method == "POST":
-        return [write.prepare_create(node, plan_.caller, connection, drafts[entry.place], id_, links=links)]
+        return [preparing.prepare_create(node, plan_.caller, connection, drafts[entry.place], id_, links=links)]
     if entry.method == "PATCH":
         return [patching.prepare(node, plan_.caller, connection, entry.type, id_, plan_.patches[entry.place], expected,
                                  links=links)]
     row = journal.current(connection, entry.type, id_)
     if entry.method == "DELETE":
-        return [write.prepare_delete(node, plan_.caller, connection, entry.type, id_, row, expected, links=links)]
-    return [write.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected,
-                                 only_new=entry.if_none_match is not None, links=links)]
+        return [preparing.prepare_delete(node, plan_.caller, connection, entry.type, id_, row, expected, links=links)]
+    return [preparing.prepare_update(node, plan_.caller, connection, drafts[entry.place], id_, row, expected,
+                                     only_new=entry.if_none_match is not None, links=links)]
 
 
 def _at(entry: BundleEntry, error: BaseException) -> GatewayError:

@@ -16,11 +16,12 @@ from gateway import audit
 from gateway.access.facts import ResourceFacts
 from gateway.errors import Issue, Malformed
 from gateway.fhir.resource import Resource
-from gateway.records import write
+from gateway.records import drafting, preparing, refusals
 from gateway.records.gate import Caller
 from gateway.records.node import Node
+from gateway.records.preparing import Prepared
+from gateway.records.refusals import Refused
 from gateway.records.versions import Draft, Versions
-from gateway.records.write import Prepared, Refused
 from gateway.store import journal
 
 Mode = Literal["create", "update", "delete", "profile"]
@@ -54,7 +55,7 @@ async def would_write(node: Node, caller: Caller, mode: Mode, type_: str, id_: s
             rows = node.gate.entries(caller, _LETTERS[mode], "validate", None, patients=known, what=(
                 type_ if id_ is None else f"{type_}/{id_}",))
         except Refused as refused:
-            raise await write.audited_refusal(node, caller, refused, _LETTERS[mode], "validate") from None
+            raise await refusals.audited_refusal(node, caller, refused, _LETTERS[mode], "validate") from None
         else:
             rows = prepared.rows  # nothing to store: as the write would have it in its audit
         await node.commits.commit(lambda tx: audit.append(tx, rows))
@@ -67,20 +68,20 @@ def _preparation(node: Node, mode: Mode, type_: str, id_: str,
     """The write's own preparation. Raises what is refused whoever asks."""
     reader = node.database.reader
     if mode == "delete":
-        return lambda caller: write.prepare_delete(node, caller, reader, type_, id_,
-                                                   journal.current(reader, type_, id_), None)
+        return lambda caller: preparing.prepare_delete(node, caller, reader, type_, id_,
+                                                       journal.current(reader, type_, id_), None)
     if resource is None:
         raise Malformed(f"$validate for {mode} takes a resource", code="required", expression="Parameters.parameter")
     sent: Resource = resource
     if mode == "update" and sent.get("id") != id_:
         raise Malformed(f"the resource's id must be {id_!r}, as in the URL", code="invalid", expression=f"{type_}.id")
-    write.validated(node, sent, type_)
+    drafting.validated(node, sent, type_)
 
     def prepare(caller: Caller) -> Prepared:
-        made = write.draft(node, caller, sent, id_)
+        made = drafting.draft(node, caller, sent, id_)
         if mode == "create":
-            return write.prepare_create(node, caller, reader, made, id_)
-        return write.prepare_update(node, caller, reader, made, id_, journal.current(reader, type_, id_), None)
+            return preparing.prepare_create(node, caller, reader, made, id_)
+        return preparing.prepare_update(node, caller, reader, made, id_, journal.current(reader, type_, id_), None)
     return prepare
 
 

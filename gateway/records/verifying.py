@@ -23,12 +23,12 @@ from gateway.access.marks import AUTHOR, NOTICE, UNVERIFIED, VERIFYING, WITHHELD
 from gateway.crypto import attestation
 from gateway.errors import Conflict, Forbidden, IntegrityBroken, Moved, NotFound, Unprocessable
 from gateway.fhir.resource import Resource, canonical, format_instant, parse
-from gateway.records import write
+from gateway.records import drafting, write
 from gateway.records.directory import ACCESS_REQUEST
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node, TypeRules
 from gateway.records.notices import heads
-from gateway.records.write import Written
+from gateway.records.preparing import Written
 from gateway.store import journal, search_parameters
 from gateway.store.journal import NewVersion, VersionRow
 from gateway.store.sql import now_ms
@@ -166,7 +166,7 @@ def _accounts(node: Node, connection: apsw.Connection) -> int:
 
 def _sealed(node: Node, resource: Resource, id_: str, vid: int, *, client: str = AUTHOR,
             user: str | None = None) -> NewVersion:
-    made = write.drafted(node, resource, id_, client=client, user=user)
+    made = drafting.drafted(node, resource, id_, client=client, user=user)
     return node.versions.seal(made, id_=id_, vid=vid, updated_ms=now_ms(), client=client, user=user)[0]
 
 
@@ -225,7 +225,7 @@ def _decided(node: Node, caller: Caller, task: Resource, *, rejected: bool, reas
         raise Conflict("the record was changed since: read it, and the task, again")
     record = parse(node.versions.open(connection, row).stored)
     mark = tag("rejected", reason) if rejected else tag("verified")
-    made = write.drafted(node, tagged(record, [mark]), id_, client=row.client, user=row.user)
+    made = drafting.drafted(node, tagged(record, [mark]), id_, client=row.client, user=row.user)
     new, stored = node.versions.seal(made, id_=id_, vid=row.vid + 1, updated_ms=now_ms(), client=row.client,
                                      user=row.user)
     patients = node.gate.patients(connection, row)

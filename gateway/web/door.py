@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gateway.records.answer import Answer, version_answer
 from gateway.records.node import Node
-from gateway.records.write import Written
+from gateway.records.preparing import Written
 from gateway.web import asynchronous
 from gateway.web.ask import Ask
 from gateway.web.limits import Limits

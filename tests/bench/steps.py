@@ -13,7 +13,7 @@ from gateway.access.scopes import parse as parse_scopes
 from gateway.app import build_node, open_database, open_ring
 from gateway.config import load_settings
 from gateway.fhir.resource import parse
-from gateway.records import write
+from gateway.records import drafting, preparing
 from gateway.records.gate import Caller
 from gateway.store.sql import now_ms
 
@@ -51,21 +51,21 @@ def step_costs() -> dict[str, float]:
                       scopes=parse_scopes("system/*.cruds"), patient=None, purpose="TREAT", grantees=(),
                       expires_ms=now_ms() + 3_600_000)
         caller = Caller(grant=grant, seq=1, again=lambda: caller)
-        subject = write.draft(node, caller, {"resourceType": "Patient"}, "steps")
-        database.transact(lambda c: write.commit_prepared(
-            c, write.prepare_create(node, caller, database.reader, subject, "steps")))
+        subject = drafting.draft(node, caller, {"resourceType": "Patient"}, "steps")
+        database.transact(lambda c: preparing.commit_prepared(
+            c, preparing.prepare_create(node, caller, database.reader, subject, "steps")))
         resource = parse(BODY)
-        made = write.draft(node, caller, resource, "x")
+        made = drafting.draft(node, caller, resource, "x")
         reader = database.reader
         numbers = iter(range(10**9))
 
-        def prepared() -> write.Prepared:
-            return write.prepare_create(node, caller, reader, made, f"o{next(numbers)}")
+        def prepared() -> preparing.Prepared:
+            return preparing.prepare_create(node, caller, reader, made, f"o{next(numbers)}")
 
         costs = {
             "parse": _median_us(lambda: parse(BODY)),
-            "validate": _median_us(lambda: write.validated(node, resource, "Observation")),
-            "extract": _median_us(lambda: write.draft(node, caller, resource, "x")),
+            "validate": _median_us(lambda: drafting.validated(node, resource, "Observation")),
+            "extract": _median_us(lambda: drafting.draft(node, caller, resource, "x")),
             "decide": _median_us(lambda: node.gate.decide(reader, caller, "c", proposed=made.access)),
             "index": _median_us(lambda: node.index.rows(made.search, categories=())),
             "seal+audit": _median_us(prepared),
@@ -74,11 +74,11 @@ def step_costs() -> dict[str, float]:
         group = [[prepared() for _ in range(8)] for _ in range(50)]
         turns, groups = iter(alone), iter(group)
         costs["commit"] = _median_us(
-            lambda: database.transact(lambda c: write.commit_prepared(c, next(turns))), len(alone))
+            lambda: database.transact(lambda c: preparing.commit_prepared(c, next(turns))), len(alone))
 
         def of_eight() -> None:
             batch = next(groups)
-            database.transact(lambda c: [write.commit_prepared(c, one) for one in batch])
+            database.transact(lambda c: [preparing.commit_prepared(c, one) for one in batch])
 
         costs["commit / 8"] = _median_us(of_eight, len(group)) / 8
         database.close()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.records import conditional, search, write
+from gateway.records import conditional, preparing, search
 from tests.journeys.hospital import Hospital, observation, places
 from tests.running import REPOSITORY
 
@@ -311,13 +311,13 @@ def test_what_was_stored_is_answered_though_the_token_ended_meanwhile(hospital: 
     sending = hospital.client()
     patient = hospital.new_patient()
     place = hospital.new(json.loads(observation(patient)))
-    commit_prepared = write.commit_prepared
+    commit_prepared = preparing.commit_prepared
 
     def meanwhile(connection: Any, *given: Any) -> None:
         commit_prepared(connection, *given)
         hospital.smart.tokens.revoke(connection, str(sending.token), 1)
 
-    monkeypatch.setattr(write, "commit_prepared", meanwhile)
+    monkeypatch.setattr(preparing, "commit_prepared", meanwhile)
     answer = sending.post("", {"resourceType": "Bundle", "type": kind, "entry": [
         {"resource": json.loads(observation(patient)), "request": {"method": "POST", "url": "Observation"}},
         {"request": {"method": "GET", "url": f"Observation/{place}"}}]})
