@@ -37,7 +37,8 @@ def seed_text(seed: bytes) -> str:
 
 def otpauth_uri(seed: bytes, *, name: str, issuer: str) -> str:
     """As an app takes it from a link or a QR code."""
-    return _totp(seed).get_provisioning_uri(name.replace(":", "_"), issuer.replace(":", "_"))
+    uri: str = _totp(seed).get_provisioning_uri(name.replace(":", "_"), issuer.replace(":", "_"))
+    return uri.replace("+", "%20")  # a form's space, which apps show as a plus; a real plus is %2B by now
 
 
 def taken_step(seed: bytes, code: str, *, now_s: float, after_step: int) -> int | None:

@@ -144,5 +144,10 @@ def test_all_but_passkeys_and_wallets_works_without_scripts(gateway: Gateway, br
     page.get_by_role("link", name="set up a passkey or codes").click()
     page.get_by_role("button", name="Set up codes").click()
     page.get_by_role("heading", name="Set up one-time codes").wait_for()
+    box = page.get_by_role("img", name="QR code of the key below").bounding_box()
+    assert box is not None
+    assert box["width"] >= 150  # a phone held before it reads it
+    assert abs(box["width"] - box["height"]) <= 2
+    assert fits(page)
     assert page.get_by_role("button", name="Use a passkey").count() == 0
     context.close()

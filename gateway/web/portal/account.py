@@ -17,6 +17,7 @@ from gateway.smart.issuer import Smart
 from gateway.smart.sessions import Session
 from gateway.web.portal.pages import PortalRoute, render, see
 from gateway.web.portal.people import Threads, chain_id, read_json
+from gateway.web.portal.qr_code import picture
 from gateway.web.portal.session import SIGN_IN, check_csrf, forget_session, read_form, signed_in
 
 ACCOUNT = "/portal/account"
@@ -60,7 +61,7 @@ def _codes(routes: APIRouter, smart: Smart, threads: Threads) -> None:
     async def begin(request: Request) -> Response:
         session, _ = await posted(request)
         seed, uri = await threads.act(lambda: factors.begin_codes(smart, session))
-        return render("codes.html", session=session, seed=seed, uri=uri, text="")
+        return render("codes.html", session=session, seed=seed, uri=uri, text="", picture=picture(uri))
 
     @routes.post("/portal/account/codes/confirm")
     async def confirm(request: Request) -> Response:
@@ -68,7 +69,8 @@ def _codes(routes: APIRouter, smart: Smart, threads: Threads) -> None:
         try:
             made = await threads.act(lambda: factors.confirm_codes(smart, session, form.get("code", "")))
         except Unprocessable as error:
-            return render("codes.html", status=422, session=session, seed="", uri="", text=str(error))
+            return render("codes.html", status=422, session=session, seed="", uri="", text=str(error),
+                          picture=None)
         return render("recovery.html", session=session, codes=made)
 
     @routes.post("/portal/account/codes/recovery")

@@ -58,6 +58,7 @@ def test_an_app_gets_the_seed_by_its_uri() -> None:
     uri = urlsplit(otpauth_uri(seed, name="ada:x", issuer="St. Elsewhere"))
     asked = {name: values[0] for name, values in parse_qs(uri.query).items()}
     assert (uri.scheme, uri.netloc) == ("otpauth", "totp")
+    assert "+" not in uri.query  # apps show it as it is
     assert (asked["digits"], asked["period"], asked["issuer"]) == ("6", "30", "St. Elsewhere")
     assert asked["secret"].rstrip("=") == seed_text(seed)
     assert base64.b32decode(seed_text(seed)) == seed
