@@ -28,8 +28,9 @@ from gateway.smart.sessions import LIFE_MS as SESSION_LIFE_MS
 from gateway.smart.sessions import Session
 from gateway.smart.tokens import Secret, revoke_of_authorization
 
-__all__ = ["Access", "Authorization", "PendingAuthorization", "answer_silently", "approve", "authorizations_of",
-           "authorizations_on", "find_authorization", "pending", "refuse", "revoke_authorization", "revoke_session"]
+__all__ = ["Access", "Authorization", "PendingAuthorization", "answer_silently", "approve", "authorizations_about",
+           "authorizations_of", "authorizations_on", "find_authorization", "pending", "refuse", "revoke_authorization",
+           "revoke_session"]
 
 Access = Literal["online", "offline"]
 CODE_PREFIX: Final = "gwc_"
@@ -167,6 +168,12 @@ def authorizations_of(connection: apsw.Connection, user: str) -> list[Authorizat
     return _found(connection, "user=? AND revoked_ms IS NULL ORDER BY created_ms DESC, id", (user,))
 
 
+def authorizations_about(connection: apsw.Connection, patient: str) -> list[Authorization]:
+    """What others let apps do with a patient's record (Patient/ID), newest first; what ended is not among them."""
+    return _found(connection, "patient=? AND user<>? AND revoked_ms IS NULL ORDER BY created_ms DESC, id",
+                  (patient, patient))
+
+
 def authorizations_on(connection: apsw.Connection, consent: str) -> list[Authorization]:
     """What rests on a Consent (its logical id) and has not ended."""
     return _found(connection, "consent=? AND revoked_ms IS NULL ORDER BY id", (consent,))
@@ -190,12 +197,12 @@ def revoke_session(connection: apsw.Connection, session_ids: Iterable[str], now_
 
 
 def audit(smart: Smart, connection: apsw.Connection, interaction: str, action: str, made: Authorization, role: str,
-          now_ms: int) -> None:
-    """One row about an authorization, to its patient's audit where it has one."""
+          now_ms: int, *, by: str | None = None) -> None:
+    """One row about an authorization, to its patient's audit where it has one; ``by``: who, if not who made it."""
     patient = made.patient or (made.user if made.user.startswith("Patient/") else None)
     smart.audit(connection, AuditEntry(
         time_ms=now_ms, action=action, interaction=interaction, outcome="0", what=(f"Device/{made.client}",),
-        client=made.client, user=made.user, role=role, purpose=made.purpose, reason=made.reason,
+        client=made.client, user=by or made.user, role=role, purpose=made.purpose, reason=made.reason,
         query=f"scope={made.scopes}"), patient.removeprefix("Patient/") if patient else None)
 
 

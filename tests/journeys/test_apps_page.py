@@ -72,7 +72,7 @@ def test_everything_ends_at_once(hospital: Hospital, browser: Browser) -> None:
     for number in range(3):
         allow(hospital, browser, f"App {number}", "patient/Observation.rs")
     page = browser.submit(browser.get("/portal/apps").form("Revoke all access of apps"), "Revoke all access of apps")
-    assert "No app has access any more." in page.text
+    assert "No app has access through you any more." in page.text
     assert authorizations_of(hospital.database.reader, user) == []
 
 
@@ -88,6 +88,43 @@ def test_anothers_access_is_beyond_reach(hospital: Hospital, open_browser: Calla
     (mine,) = authorizations_of(hospital.database.reader, user)
     assert thief.submit(form.fill(id=mine.id), "Revoke the access of Theirs").status == 409
     assert [one.id for one in authorizations_of(hospital.database.reader, user)] == [mine.id]
+
+
+def test_a_patient_sees_and_ends_what_others_let_apps_do_with_their_record(
+        hospital: Hospital, open_browser: Callable[[], Browser]) -> None:
+    """Who has access through which app, until when; which is the patient's to end, and no delegate's to know."""
+    patient, other = hospital.new_patient(), hospital.new_patient()
+    doctor, mother, own, stranger = (open_browser() for _ in range(4))
+    doctor.sign_in("Practitioner/apps-doctor", name="Dr Ada")
+    mother.sign_in("RelatedPerson/apps-mother", role="delegate", name="Mother", represents=f"Patient/{patient}",
+                   mandate_until_ms=hospital.smart.now_ms() + 10**10)
+    own.sign_in(f"Patient/{patient}")
+    stranger.sign_in(f"Patient/{other}")
+    about = {"patient": f"Patient/{patient}", "purpose": "TREAT"}
+    allow(hospital, doctor, "Ward app", "launch/patient openid patient/Observation.rs", **about)
+    allow(hospital, doctor, "Another's", "patient/Observation.rs", patient=f"Patient/{other}", purpose="TREAT")
+    allow(hospital, mother, "Family app", "patient/Condition.rs", **{**about, "purpose": "FAMRQT"})
+    page = own.get("/portal/apps")
+    for words in ("No app has access through you.", "Ward app", "Dr Ada, clinician", "Family app", "Mother, delegate",
+                  "See your test results, vital signs and other observations"):
+        assert words in page.text
+    assert "Another's" not in page.text
+    assert "Know who you are" not in page.text
+    assert "Ward app" not in mother.get("/portal/apps").text
+    assert "Ward app" not in stranger.get("/portal/apps").text
+    button = "Revoke the access of Ward app through Dr Ada, clinician"
+    assert stranger.submit(page.form(button), button).status == 403  # another session's form
+    assert "The access has ended." in own.submit(page.form(button), button).text
+    left = authorizations_of(hospital.database.reader, "Practitioner/apps-doctor")
+    assert [one.patient for one in left] == [f"Patient/{other}"]
+    assert "Ward app" not in own.get("/portal/apps").text
+    (ended,) = (entry for entry in hospital.audited(patient) if entry.interaction == "authorization-ended")
+    assert (ended.user, ended.role) == (f"Patient/{patient}", "patient")
+    form = stranger.get("/portal/apps").form("Revoke the access of Another's through Dr Ada, clinician")
+    (mothers,) = authorizations_of(hospital.database.reader, "RelatedPerson/apps-mother")
+    assert stranger.submit(form.fill(id=mothers.id), "Revoke the access of Another's through Dr Ada, clinician"
+                           ).status == 409
+    assert authorizations_of(hospital.database.reader, "RelatedPerson/apps-mother") == [mothers]
 
 
 @pytest.mark.parametrize("path", ["/portal/apps/revoke", "/portal/apps/revoke-all", "/portal/apps/waiting/x"])

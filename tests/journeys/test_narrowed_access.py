@@ -211,7 +211,7 @@ def test_the_end_of_the_access_ends_the_consent(app: App, browser: Browser, pati
     browser.sign_in(f"Patient/{patient}", wallet=wallet)
     lasting(app)
     form = browser.get("/portal/apps").form("Revoke all access of apps")
-    assert "No app has access any more." in browser.submit(form).text
+    assert "No app has access through you any more." in browser.submit(form).text
     assert [consent["status"] for consent in consents(app, patient)] == ["inactive"]
 
 

@@ -1,7 +1,8 @@
 """The apps page: what a person lets apps do, and its end; for administrators, the apps that wait to be let in.
 
-Owns the list of one's own authorizations in plain words, ending one or all, and the hospital's yes or no to an app;
-refuses another person's. https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html#metadata (management_endpoint)
+Owns the list of one's own authorizations in plain words, and a patient's of what others let apps do with their record;
+ending one or all, and the hospital's yes or no to an app. Refuses any other person's.
+https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html#metadata (management_endpoint)
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from gateway.access.words import OF_A_PATIENT, sentences, words
 from gateway.errors import Conflict, Forbidden, GatewayError, InputRefused, NotFound
 from gateway.records.node import Node
 from gateway.smart import approvals
+from gateway.smart.accounts import find_account
 from gateway.smart.approvals import Decider
 from gateway.smart.authorization import (
     Authorization,
     audit,
+    authorizations_about,
     authorizations_of,
     find_authorization,
     revoke_authorization,
@@ -45,10 +48,11 @@ _ADMINISTRATOR: Final = "administrator"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One authorization as its person reads it."""
+    """One authorization as its person, or its patient, reads it. ``who``: whose it is, where it is another's."""
 
     id: str
     app: str
+    who: str | None
     may: tuple[str, ...]
     knows_who: bool
     patient: str | None
@@ -71,12 +75,13 @@ def router(node: Node, smart: Smart) -> APIRouter:
 def _own(routes: APIRouter, node: Node, smart: Smart) -> None:
     def page(session: Session, *, done: str = "", problem: str = "") -> Response:
         return render("apps.html", status=409 if problem else 200, session=session, apps=_shown(smart, session),
-                      done=done, problem=problem, administrator=session.role == _ADMINISTRATOR)
+                      others=_shown_of_others(smart, session), done=done, problem=problem,
+                      administrator=session.role == _ADMINISTRATOR)
 
     async def ended(request: Request, session: Session, found: Sequence[Authorization], done: str) -> Response:
         await asyncio.to_thread(_end, smart, session, found)
         try:
-            for consent in dict.fromkeys(one.consent for one in found if one.consent is not None):
+            for consent in dict.fromkeys(one.consent for one in found if one.consent and one.user == session.user):
                 await lasting.end_consent(node, request, consent)
         except GatewayError:
             return page(session, problem="The access has ended. A permission it rested on could not be withdrawn "
@@ -94,7 +99,7 @@ def _own(routes: APIRouter, node: Node, smart: Smart) -> None:
     async def revoke(request: Request) -> Response:
         session, form = person(request), await read_form(request)
         check_csrf(session, form)
-        found = [one for one in _standing(smart, session) if one.id == form.get("id")]
+        found = [one for one in (*_standing(smart, session), *_of_others(smart, session)) if one.id == form.get("id")]
         if not found:
             return page(session, problem="This access had ended already.")
         return await ended(request, session, found, "The access has ended.")
@@ -104,7 +109,7 @@ def _own(routes: APIRouter, node: Node, smart: Smart) -> None:
         session, form = person(request), await read_form(request)
         check_csrf(session, form)
         return await ended(request, session, authorizations_of(smart.database.reader, str(session.user)),
-                           "No app has access any more.")
+                           "No app has access through you any more.")
 
 
 def _queue(routes: APIRouter, smart: Smart) -> None:
@@ -150,17 +155,35 @@ def _standing(smart: Smart, session: Session) -> list[Authorization]:
     return [one for one in authorizations_of(smart.database.reader, str(session.user)) if one.expires_ms > now_ms]
 
 
+def _of_others(smart: Smart, session: Session) -> list[Authorization]:
+    """What others let apps do with the record of a patient: theirs to know as who reads it is, and theirs to end. Not a
+    delegate's to know: which apps a patient's clinicians use tells what they are treated for."""
+    if session.role != "patient":
+        return []
+    now_ms = smart.now_ms()
+    return [one for one in authorizations_about(smart.database.reader, str(session.user)) if one.expires_ms > now_ms]
+
+
 def _shown(smart: Smart, session: Session) -> list[Shown]:
-    voice, purposes, found = voice_of(session), policy().purposes, []
-    for one in _standing(smart, session):
-        client = find_client(smart.database.reader, one.client)
-        found.append(Shown(
-            id=one.id, app=one.client if client is None else client.name, may=sentences(one.scopes, voice, words()),
-            knows_who="openid" in one.scopes.others, patient=None if one.patient == session.user else one.patient,
-            purpose=purposes[one.purpose].text if one.purpose in purposes else one.purpose, reason=one.reason,
-            lasting=one.access == "offline", created_ms=one.created_ms, used_ms=one.used_ms,
-            expires_ms=one.expires_ms))
+    return [_one(smart, session, one, who=None) for one in _standing(smart, session)]
+
+
+def _shown_of_others(smart: Smart, session: Session) -> list[Shown]:
+    found = []
+    for one in _of_others(smart, session):
+        account = find_account(smart.database.reader, one.user)
+        found.append(_one(smart, session, one, who=one.user if account is None else f"{account.name}, {account.role}"))
     return found
+
+
+def _one(smart: Smart, session: Session, one: Authorization, *, who: str | None) -> Shown:
+    purposes, client = policy().purposes, find_client(smart.database.reader, one.client)
+    return Shown(
+        id=one.id, app=one.client if client is None else client.name, who=who,
+        may=sentences(one.scopes, voice_of(session), words()), knows_who="openid" in one.scopes.others,
+        patient=None if one.patient == session.user else one.patient,
+        purpose=purposes[one.purpose].text if one.purpose in purposes else one.purpose, reason=one.reason,
+        lasting=one.access == "offline", created_ms=one.created_ms, used_ms=one.used_ms, expires_ms=one.expires_ms)
 
 
 def _end(smart: Smart, session: Session, found: Sequence[Authorization]) -> None:
@@ -169,8 +192,9 @@ def _end(smart: Smart, session: Session, found: Sequence[Authorization]) -> None
     def work(connection: apsw.Connection) -> None:
         for one in found:
             now = find_authorization(connection, one.id)
-            if now is not None and now.user == session.user and revoke_authorization(connection, one.id, now_ms):
-                audit(smart, connection, "authorization-ended", "D", now, str(session.role), now_ms)
+            if now is not None and session.user in (now.user, now.patient) and revoke_authorization(
+                    connection, one.id, now_ms):
+                audit(smart, connection, "authorization-ended", "D", now, str(session.role), now_ms, by=session.user)
     smart.database.transact(work)
 
 
