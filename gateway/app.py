@@ -164,8 +164,8 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
                                             check_deletion=search_parameters.check_deletion)},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
                       contract=deployed.record_anchor))
-    if stored_parameters.words(database.reader) != extractor.words:
-        database.transact(lambda tx: stored_parameters.settle_words(tx, extractor.words))
+    if stored_parameters.words(database.reader) != extractor.kinds:
+        database.transact(lambda tx: stored_parameters.settle_words(tx, extractor.kinds))
     node.parameters.follow(node, journal.decision_seq(database.reader))
     return node
 

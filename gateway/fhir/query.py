@@ -65,6 +65,8 @@ class Facts:
     """What it refers to: ``text`` is one of the target's ``names``."""
     names: tuple[str, ...] = ()
     """What others may refer to it by: ``Type/id``, a canonical url."""
+    contained: tuple[tuple[int, Facts], ...] = ()
+    """What it contains, by its place from 1 on; these facts stand under keys of their own (``search_contained.py``)."""
 
 
 def holds(comparator: Comparator, low: float, high: float, asked_low: float, asked_high: float) -> bool:
@@ -107,6 +109,15 @@ class NumberIs:
     high: float
     unit: str = ""
     unit_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanIs:
+    """A stored [low, high] whose low end answers ``first`` and whose high end answers ``last``, each as a number."""
+
+    key: str
+    first: NumberIs
+    last: NumberIs
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,24 +191,52 @@ class ReferredBy:
 
 
 @dataclass(frozen=True, slots=True)
+class Under:
+    """``:below`` or ``:above`` on a reference: under ``key`` it refers to ``type/id``, or to what is below (above) it.
+
+    ``by`` is the key of the parameter by which a ``type`` names what it is part of. Only what the caller may find is
+    walked over. ``typed`` as in RefersTo.
+    """
+
+    key: str
+    type: str
+    id: str
+    by: str
+    above: bool
+    typed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Contains:
+    """A resource of the ``type`` is contained in it that meets all the criteria, which ``search_contained.py`` made."""
+
+    type: str
+    criteria: tuple[Criterion, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedIs:
-    """What no index says: it is asked of opened resources, few enough. ``how`` is a reader of ``search_opened.py``."""
+    """What no index says: it is asked of opened resources, few enough. ``how`` is a reader of ``search_opened.py``.
+
+    ``contained``: it is asked of the resources of the type that the opened ones contain.
+    """
 
     type: str
     code: str
     how: str
     text: str
+    contained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VersionIs:
-    """One of these stored versions: an ``OpenedIs`` once answered."""
+    """One of these stored versions, or contained resources: an ``OpenedIs`` once answered."""
 
     seqs: tuple[int, ...]
 
 
-Predicate = (HashIs | NumberIs | DateIs | IdIs | UpdatedIs | AllOf | AnyOf | Not | RefersTo | ReferredBy | OpenedIs
-             | VersionIs)
+Predicate = (HashIs | NumberIs | SpanIs | DateIs | IdIs | UpdatedIs | AllOf | AnyOf | Not | RefersTo | ReferredBy
+             | Under | Contains | OpenedIs | VersionIs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +261,14 @@ class SortKey:
     """The parameter's values stand under several keys of the index: the resources are read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of a found resource is a match: what it contains and ``inside`` finds, and itself where ``itself`` holds."""
+
+    inside: Contains
+    itself: tuple[Criterion, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed type-level search: criteria are ANDed."""
@@ -237,6 +284,8 @@ class Query:
     """Lenient mode: one sentence per parameter dropped."""
     results: Results = field(default=Results())
     """What the answer shall be, besides the matches."""
+    parts: Parts | None = None
+    """The matches are what the found resources contain."""
 
     @property
     def opens(self) -> bool:
@@ -246,7 +295,7 @@ class Query:
     @property
     def links(self) -> bool:
         """Whether it asks about other resources too."""
-        return any(_asks(criterion, (RefersTo, ReferredBy)) for criterion in self.criteria)
+        return any(_asks(criterion, (RefersTo, ReferredBy, Under)) for criterion in self.criteria)
 
 
 def _asks(asked: Criterion | Predicate, kinds: type | tuple[type, ...]) -> bool:
@@ -255,7 +304,7 @@ def _asks(asked: Criterion | Predicate, kinds: type | tuple[type, ...]) -> bool:
             return any(_asks(part, kinds) for part in parts)
         case Not(part):
             return _asks(part, kinds)
-        case RefersTo(criteria=criteria) | ReferredBy(criteria=criteria):
+        case RefersTo(criteria=criteria) | ReferredBy(criteria=criteria) | Contains(criteria=criteria):
             return isinstance(asked, kinds) or any(_asks(one, kinds) for one in criteria)
         case _:
             return isinstance(asked, kinds)

@@ -22,8 +22,10 @@ from gateway.fhir.query import (
     NumberIs,
     OpenedIs,
     Predicate,
+    Under,
     UpdatedIs,
 )
+from gateway.fhir.resource import is_id
 from gateway.fhir.search_codes import Codes, known
 from gateway.fhir.search_encoding import (
     ABSENT,
@@ -38,8 +40,8 @@ from gateway.fhir.search_encoding import (
     word_texts,
 )
 from gateway.fhir.search_near import circle
-from gateway.fhir.search_plan import NEAR, OPENED, PHONETIC, Plan, Plans
-from gateway.fhir.search_results import Unsupported
+from gateway.fhir.search_plan import NEAR, OPENED, PHONETIC, Plan, Plans, part_of
+from gateway.fhir.search_results import LATER, Unsupported
 from gateway.fhir.search_terms import Terms, split_escaped, unescape
 from gateway.fhir.search_words import asked, word_text
 
@@ -49,7 +51,7 @@ _CODES_MAX = 2_000
 """Most codes of a value set or below a code that one parameter asks for."""
 MODIFIERS: Mapping[str, tuple[str, ...]] = {
     "token": ("missing", "not", "text", "in", "not-in", "above", "below", "of-type"),
-    "string": ("missing", "exact", "contains"), "reference": ("missing", "identifier", "text"),
+    "string": ("missing", "exact", "contains"), "reference": ("missing", "identifier", "text", "above", "below"),
     "uri": ("missing", "above", "below"), "date": ("missing",), "number": ("missing",), "quantity": ("missing",),
     "composite": ("missing",), "special": ("missing",)}
 """What each kind takes; a reference also takes the name of a resource type. ``of-type`` is for Identifiers."""
@@ -61,8 +63,12 @@ def modifiers_of(plan: Plan) -> tuple[str, ...]:
     """The modifiers a parameter takes; one of references takes the names of resource types besides."""
     if plan.parameter.code in _BARE:
         return ("not",) if plan.parameter.code == "_id" else ()
-    identifiers = any(source.type == "Identifier" for source in plan.sources or ())
-    return tuple(one for one in MODIFIERS[plan.parameter.type] if one != "of-type" or identifiers)
+    dropped = set()
+    if all(source.type != "Identifier" for source in plan.sources or ()):
+        dropped.add("of-type")
+    if plan.parameter.type == "reference" and not (plan.trees or plan.canonical):
+        dropped |= {"above", "below"}
+    return tuple(one for one in MODIFIERS[plan.parameter.type] if one not in dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,8 @@ class Criteria:
             raise Unsupported(f"{type_name} has no search parameter {code[:64]!r} here")
         if found.refused:
             raise Unsupported(f"{type_name}: {found.refused}")
+        if found.span and not found.custom and LATER in self.plans.lacking:
+            raise Unsupported(f"{code[:64]}: the index was made before it held such pairs: ask for $reindex first")
         if found.custom and self.alone:
             raise Unsupported(f"{code[:64]} can change its meaning: only R4's parameters narrow a scope")
         return found
@@ -176,6 +184,8 @@ class Criteria:
         if modifier in ("in", "not-in"):
             return self._in_value_set(plan, unescape(value), name)
         if modifier in ("above", "below"):
+            if kind == "reference":
+                return self._along(plan, unescape(value), name, narrowed, above=modifier == "above")
             if kind == "uri":
                 return _on_path(key, unescape(value), above=modifier == "above")
             return self._in_hierarchy(plan, value, name, above=modifier == "above")
@@ -216,6 +226,27 @@ class Criteria:
         ask = self.codes.ancestors if above else self.codes.descendants
         codes = known(lambda: ask(system, code), name)
         return self._coded(plan, [(system, one) for one in sorted({code, *codes})], name)
+
+    def _along(self, plan: Plan, value: str, name: str, narrowed: str | None, *, above: bool) -> list[Predicate]:
+        """R4 3.1.1.5.9: along what resources of a type are part of, or the versions of a canonical."""
+        if plan.canonical and not (plan.trees and is_id(value)):
+            if LATER in self.plans.lacking:
+                raise BadSearch(f"{name}: the index was made before it held versions of canonicals: ask for $reindex "
+                                "first", code="not-supported", expression=f"http.{name}")
+            return self.terms.canonical(plan, value, above=above)
+        types = tuple(one for one in plan.trees if narrowed in (None, one))
+        found: list[Predicate] = []
+        for text in self.terms.reference(value, types, name, narrowed):
+            type_, _, id_ = text.partition("/")
+            by = part_of(self.plans.definitions, type_) if type_ in types else None
+            if by is None:
+                raise BadSearch(f"{name}: what is above or below is asked of references to {' or '.join(types)}",
+                                code="not-supported", expression=f"http.{name}")
+            if self.alone:
+                raise Unsupported(f"{name}: other resources are not asked about here")
+            found.append(Under(plan.key, type_, id_, self.plans.of(type_)[by].key, above,
+                               typed=len(types) == 1 or not is_id(value)))
+        return found
 
     def _coded(self, plan: Plan, pairs: list[tuple[str, str]], name: str) -> list[Predicate]:
         if len(pairs) > _CODES_MAX:

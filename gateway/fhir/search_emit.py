@@ -16,6 +16,7 @@ from gateway.fhir.search_dates import Range, element_range, ladder_texts
 from gateway.fhir.search_encoding import (
     PRESENT,
     below_text,
+    canonical_texts,
     contained_key,
     exact_text,
     identifier_key,
@@ -45,11 +46,12 @@ class Sheet:
     ``contained``: (parameter's key, id) of references to resources within this one.
     """
 
-    __slots__ = ("contained", "dates", "hashes", "names", "numbers", "references")
+    __slots__ = ("contained", "dates", "hashes", "inside", "names", "numbers", "references")
 
     def __init__(self) -> None:
         self.references: dict[tuple[str, str], None] = {}
         self.contained: dict[tuple[str, str], None] = {}
+        self.inside: tuple[tuple[int, Facts], ...] = ()
         self.names: tuple[str, ...] = ()
         self.hashes: dict[tuple[str, str], None] = {}
         self.numbers: dict[tuple[str, float, float, str, str], None] = {}
@@ -62,6 +64,7 @@ class Sheet:
             tuple([DateFact(*row) for row in self.dates]),
             tuple([HashFact(*row) for row in self.references]),
             self.names,
+            self.inside,
         )
 
     def absorb(self, key: str, type_name: str, inner: Sheet) -> None:
@@ -274,7 +277,9 @@ def reference_writer(key: str, narrowed: frozenset[str], texts: Texts) -> Callab
             hashes[key, text] = None
             sheet.references[key, text] = None
             kind = reference_type(text)
-        if type(value) is dict:
+        if type(value) is str:
+            hashes.update(dict.fromkeys([(key, text) for text in canonical_texts(value)]))
+        elif type(value) is dict:
             if "display" in value:
                 hashes.update(dict.fromkeys([(key, word) for word in shown(value)]))
             literal = value.get("reference")

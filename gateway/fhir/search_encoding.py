@@ -21,6 +21,9 @@ _BETWEEN = "\x1f"  # never in a uri, nor in a FHIR string (R4 2.24.0.1 allows on
 PART = "\x1e"
 """Between the parts of a composite."""
 
+_VERSION_PARTS = 8
+"""Parts of a version between dots that count; what follows them is one."""
+
 PRESENT = PART + "?"
 """The parameter has a value; with a resource type after it, a reference to that type."""
 ABSENT = PART + "!"
@@ -138,6 +141,30 @@ def uri_ancestors(uri: str) -> list[str]:
         return [url]
     parts = path.split("/")
     return [f"{scheme}://{'/'.join(parts[:size])}" for size in range(len(parts), 0, -1)]
+
+
+def version_ancestors(canonical: str) -> list[str]:
+    """Of ``url|1.2.3`` what is named less finely: ``url|1.2`` and ``url|1``; nothing of a url alone."""
+    url, _, version = canonical.partition("|")
+    parts = version.split(".", _VERSION_PARTS)
+    return [f"{url}|{'.'.join(parts[:size])}" for size in range(len(parts) - 1, 0, -1)]
+
+
+def finer_text(canonical: str) -> str:
+    """``:below`` on canonicals: what names a finer version than this."""
+    return f"{PART}v{canonical}"
+
+
+def unversioned_text(url: str) -> str:
+    """A canonical that names no version, and so stands above every one."""
+    return f"{PART}u{url}"
+
+
+def canonical_texts(canonical: str) -> list[str]:
+    """What a canonical is found by besides itself and its url."""
+    if "|" not in canonical:
+        return [unversioned_text(canonical)]
+    return [finer_text(one) for one in version_ancestors(canonical)]
 
 
 def identifier_key(key: str) -> str:

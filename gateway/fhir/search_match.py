@@ -12,9 +12,11 @@ from gateway.errors import BadSearch
 from gateway.fhir.query import (
     AllOf,
     AnyOf,
+    Contains,
     Criterion,
     DateIs,
     Facts,
+    HashFact,
     HashIs,
     IdIs,
     Not,
@@ -23,12 +25,15 @@ from gateway.fhir.query import (
     Predicate,
     ReferredBy,
     RefersTo,
+    SpanIs,
+    Under,
     UpdatedIs,
     VersionIs,
     holds,
 )
+from gateway.fhir.search_contained import MARK
 
-Beyond = Callable[[RefersTo | ReferredBy | OpenedIs | VersionIs], bool]
+Beyond = Callable[[RefersTo | ReferredBy | Under | OpenedIs | VersionIs], bool]
 """Answers for what facts do not hold: other resources, and what must be opened."""
 
 
@@ -66,6 +71,10 @@ class SearchMatcher:
                     and (not predicate.unit or fact.unit == predicate.unit)
                     and (not predicate.unit_code or fact.unit_code == predicate.unit_code)
                 )
+            case SpanIs(key, first, last):
+                return any(holds(first.comparator, fact.low, fact.low, first.low, first.high)
+                           and holds(last.comparator, fact.high, fact.high, last.low, last.high)
+                           for fact in self._facts.numbers if fact.key == key)
             case DateIs(key, comparator, low_ms, high_ms):
                 return any(
                     holds(comparator, fact.low_ms, fact.high_ms, low_ms, high_ms)
@@ -82,7 +91,12 @@ class SearchMatcher:
                 return any(self._holds(one) for one in predicates)
             case Not(one):
                 return not self._holds(one)
-            case RefersTo() | ReferredBy() | OpenedIs() | VersionIs():
+            case Contains(type_, criteria):
+                mark = HashFact(MARK, type_)
+                return any(mark in inner.hashes and SearchMatcher(
+                    inner, logical_id="", last_updated_ms=0, beyond=self._beyond).matches(criteria)
+                    for _, inner in self._facts.contained)
+            case RefersTo() | ReferredBy() | Under() | OpenedIs() | VersionIs():
                 if self._beyond is None:
                     raise BadSearch("what one resource alone does not tell cannot be asked here", code="not-supported")
                 return self._beyond(predicate)

@@ -27,6 +27,7 @@ OPENED = frozenset({"_text", "_content"})
 
 _HASHED = frozenset({"token", "string", "reference", "uri"})
 _RANGED = frozenset({"quantity", "number", "date"})
+_ROOT = "%resource."
 _BY_VERSION = frozenset({"_id", "_lastUpdated"})
 
 
@@ -37,6 +38,8 @@ class Component:
     type: SearchType
     sources: tuple[Source, ...]
     targets: tuple[str, ...]
+    rooted: bool = False
+    """Its paths begin at the resource, not at the focus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class Plan:
     that answer for this one, and the resource type references are narrowed to. ``also`` are parameters that
     hold parts of this one's values (``family`` for ``name``). ``refused`` says why it cannot be searched.
     ``mandatory``: its element is always there. ``narrowed``: types to which others narrow its references.
+    ``trees``: the types it may refer to whose resources are part of others of their type.
     ``custom``: a client brought it (``search_custom.py``); while it is ``pending`` it is extracted, and ``refused``.
     """
 
@@ -63,6 +67,12 @@ class Plan:
     narrowed: frozenset[str] = frozenset()
     custom: bool = False
     pending: bool = False
+    trees: tuple[str, ...] = ()
+
+    @property
+    def span(self) -> bool:
+        """Whether it ends in two numbers of one focus, kept as one range."""
+        return len(self.components) > 1 and all(one.type == "number" for one in self.components[-2:])
 
     @property
     def stored(self) -> bool:
@@ -89,6 +99,8 @@ class Plans:
     _custom: dict[str, Mapping[str, Plan]] = field(default_factory=dict, compare=False)
     worded: set[str] = field(default_factory=set, compare=False)
     """Which of ``_text`` and ``_content`` the index answers: it holds the words of every resource."""
+    lacking: set[str] = field(default_factory=set, compare=False)
+    """Kinds of rows that the index does not hold of every resource yet: what needs them is refused."""
 
     def of(self, type_name: str) -> Mapping[str, Plan]:
         """Every parameter of a resource type by code."""
@@ -124,8 +136,26 @@ def _plans(definitions: Definitions, type_name: str) -> dict[str, Plan]:
     narrowed = {(code, only) for plan in plans.values() for code, only in plan.aliases if only is not None}
     for code, plan in plans.items():
         types = frozenset(only for other, only in narrowed if other == code)
-        plans[code] = replace(plan, narrowed=types, mandatory=_mandatory(definitions, type_name, plan))
+        plans[code] = replace(plan, narrowed=types, mandatory=_mandatory(definitions, type_name, plan),
+                              trees=_trees(definitions, plan))
     return plans
+
+
+def part_of(definitions: Definitions, type_name: str) -> str | None:
+    """The parameter by which a resource names another of its type that it is part of (R4 3.1.1.5.9, circular)."""
+    for code in ("partof", "part-of"):
+        found = definitions.search_parameters(type_name).get(code)
+        if found is not None and found.type == "reference" and type_name in found.targets:
+            return code
+    return None
+
+
+def _trees(definitions: Definitions, plan: Plan) -> tuple[str, ...]:
+    if plan.parameter.type != "reference" or plan.sources is None:
+        return ()
+    only = _only(plan)
+    return tuple(one for one in plan.parameter.targets or sorted(definitions.resource_types)
+                 if only in (None, one) and part_of(definitions, one) is not None)
 
 
 def _mandatory(definitions: Definitions, type_name: str, plan: Plan) -> bool:
@@ -157,17 +187,25 @@ def _first(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: s
 
 def components_of(paths: Paths, parameters: Mapping[str, SearchParameter], type_name: str,
                   parameter: SearchParameter, foci: tuple[Source, ...] | None) -> tuple[Component, ...] | None:
-    """The parts of a composite; None unless they are plain paths, the last alone being a number or date."""
+    """The parts of a composite; None unless they are plain paths, the last alone being a number or date, or the last
+    two numbers."""
     if not foci:
         return None
     components = []
     for code, text in parameter.components:
-        part = parameters.get(code)
-        per_focus = [paths.sources(text, type_name, focus=focus.type) for focus in foci]
+        part, rooted = parameters.get(code), text.startswith(_ROOT)
+        per_focus = [paths.sources(text.removeprefix(_ROOT), type_name, focus=type_name if rooted else focus.type)
+                     for focus in foci]
         if part is None or not per_focus[0] or any(sources != per_focus[0] for sources in per_focus):
             return None
-        components.append(Component(type=_kind(part.type, per_focus[0]), sources=per_focus[0], targets=part.targets))
+        components.append(Component(type=_kind(part.type, per_focus[0]), sources=per_focus[0], targets=part.targets,
+                                    rooted=rooted))
     kinds = [one.type for one in components]
+    span = len(kinds) > 2 and kinds[-2:] == ["number", "number"]
+    if any(one.rooted for one in (components if not span else components[-2:])):
+        return None
+    if span:
+        del kinds[-2]
     if not all(kind in _HASHED for kind in kinds[:-1]) or kinds[-1] not in _HASHED | _RANGED:
         return None
     return tuple(components)

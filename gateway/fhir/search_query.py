@@ -54,11 +54,12 @@ class _Draft:
 
 def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], *, strict: bool,
                 own_bases: Iterable[str], max_count: int, now_ms: int, codes: Codes | None = None,
-                alone: bool = False) -> Query:
+                alone: bool = False, inside: bool = False) -> Query:
     """Read the decoded name/value pairs of a type-level search.
 
     ``codes`` answers for value sets and hierarchies; without it, only R4's bound value sets are known. ``alone``:
-    only what the facts of one resource tell may be asked, as a granular scope must.
+    only what the facts of one resource tell may be asked, as a granular scope must. ``inside``: ``_contained`` may say
+    that resources within others are meant.
     ``own_bases`` are this server's base URLs; ``now_ms`` is the moment ``ap`` on dates measures from;
     ``_count`` is cut to ``max_count``. Raises BadSearch: with code ``not-supported`` for an unknown parameter
     when ``strict`` (else it is dropped and named in ``ignored``) and for a modifier that is not supported,
@@ -68,7 +69,7 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
     bases = frozenset(base.rstrip("/") for base in own_bases)
     terms = Terms(definitions=plans.definitions, own_bases=bases, now_ms=now_ms)
     criteria = Criteria(plans=plans, terms=terms, codes=codes or BoundCodes(plans.definitions), alone=alone)
-    draft, used = _Draft(ResultsDraft(plans, type_name, max_count)), []
+    draft, used = _Draft(ResultsDraft(plans, type_name, max_count, inside)), []
     for name, value in pairs:
         if name in _HANDLED_BEFORE:
             continue

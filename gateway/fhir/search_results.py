@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Summary = Literal["true", "text", "data", "count", "false"]
 Total = Literal["none", "estimate", "accurate"]
+Contained = Literal["false", "true", "both"]
 
+LATER = "rows-2"
+"""Rows that an index made long ago lacks: of what is contained, of versions of canonicals, of pairs of numbers."""
 CONTROLS: Mapping[str, tuple[str, str]] = {
     "_count": ("number", "Resources on a page; 0 asks for the count alone"),
     "_sort": ("string", "Comma-separated parameters, - before one turns its order; resources without a value last"),
@@ -26,17 +29,15 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "_total": ("token", "none, estimate or accurate; only what may be seen is counted"),
     "_summary": ("token", "true, text, data, count or false"),
     "_elements": ("string", "Comma-separated top-level elements, also as Type.element; mandatory ones are kept"),
-    "_contained": ("token", "false: resources within others are not searched"),
-    "_containedType": ("token", "container"),
+    "_contained": ("token", "false, true or both, of one type: whether resources within others are matches"),
+    "_containedType": ("token", "container or contained: which of the two is given for a match within another"),
     "_list": ("string", "The logical id of a List that may be seen: what it holds")}
 """Name to (search parameter type, what it takes): what a type-level search understands besides its parameters."""
 
 _INCLUDES_MAX = 50
 _ELEMENTS_MAX = 100
 _DEFAULT_COUNT = 20
-_NAMED = {
-    "_query": "_query: this server has no named queries",
-    "_containedType": "_containedType is container: resources within others are not searched"}
+_NAMED = {"_query": "_query: this server has no named queries"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,9 @@ class Results:
     summary: Summary = "false"
     elements: tuple[tuple[str | None, str], ...] = ()
     total: Total | None = None
+    contained: Contained = "false"
+    inner: bool = False
+    """What is contained is given alone, not within its container."""
 
     @property
     def subset(self) -> bool:
@@ -76,9 +80,13 @@ class ResultsDraft:
     plans: Plans
     type_name: str
     max_count: int
+    inside: bool = False
+    """Whether it can be answered here by what other resources contain."""
     count: int = -1
     summary: Summary | None = None
     total: Total | None = None
+    contained: Contained = "false"
+    inner: bool = False
     includes: list[Include] = field(default_factory=list)
     elements: list[tuple[str | None, str]] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
@@ -110,7 +118,8 @@ class ResultsDraft:
         if self.summary == "text" and self.includes:
             raise BadSearch("_summary=text goes with no _include", code="invalid", expression="http._summary")
         return Results(includes=tuple(dict.fromkeys(self.includes)), summary=self.summary or "false",
-                       elements=tuple(dict.fromkeys(self.elements)), total=self.total)
+                       elements=tuple(dict.fromkeys(self.elements)), total=self.total, contained=self.contained,
+                       inner=self.inner and self.contained != "false")
 
     @property
     def page_size(self) -> int:
@@ -134,13 +143,16 @@ class ResultsDraft:
         self.total = cast(Total, _one_of(name, value, ("none", "estimate", "accurate")))
 
     def read_contained(self, name: str, value: str) -> None:
-        if _one_of(name, value, ("false", "true", "both")) != "false":
+        self.contained = cast(Contained, _one_of(name, value, ("false", "true", "both")))
+        if self.contained != "false" and not self.inside:
             raise BadSearch(f"_contained={value}: resources within others are not searched here", code="not-supported",
                             expression="http._contained")
+        if self.contained != "false" and LATER in self.plans.lacking:
+            raise BadSearch(f"_contained={value}: the index was made before it held what resources contain: ask for "
+                            "$reindex first", code="not-supported", expression="http._contained")
 
     def read_contained_type(self, name: str, value: str) -> None:
-        if _one_of(name, value, ("container", "contained")) != "container":
-            raise BadSearch(_NAMED[name], code="not-supported", expression=f"http.{name}")
+        self.inner = _one_of(name, value, ("container", "contained")) == "contained"
 
     def read_elements(self, name: str, value: str) -> None:
         self.elements += element_names(self.plans, self.type_name, value)

@@ -17,13 +17,14 @@ from typing import cast
 
 from gateway.errors import BadSearch
 from gateway.fhir.definitions import Definitions
-from gateway.fhir.query import Comparator, DateIs, HashIs, NumberIs, Predicate
+from gateway.fhir.query import Comparator, DateIs, HashIs, NumberIs, Predicate, SpanIs
 from gateway.fhir.resource import is_id
 from gateway.fhir.search_dates import Range, around, date_range, ladder_cover
 from gateway.fhir.search_encoding import (
     PART,
     PREFIX_MAX,
     exact_text,
+    finer_text,
     normal,
     prefix_text,
     reference_text,
@@ -32,6 +33,8 @@ from gateway.fhir.search_encoding import (
     token_code,
     token_full,
     token_system,
+    unversioned_text,
+    version_ancestors,
 )
 from gateway.fhir.search_plan import Component, Plan
 
@@ -164,6 +167,16 @@ class Terms:
             raise BadSearch(f"{name}: {value!r} is no reference a search can follow", expression=f"http.{name}")
         return [text] if only is None or reference_type(text) == only else []
 
+    def canonical(self, plan: Plan, value: str, *, above: bool) -> list[Predicate]:
+        """``:below``: a url, or of it a version and what is finer; ``:above``: what names it less finely."""
+        texts = [value]
+        if not above:
+            texts += [finer_text(value)] if "|" in value else []
+        else:
+            texts = [*texts, *version_ancestors(value)] if "|" in value else []
+            texts.append(unversioned_text(value.partition("|")[0]))
+        return [HashIs(plan.key, text) for text in texts]
+
     def date(self, value: str, name: str) -> tuple[Comparator, Range]:
         """Prefix and half-open range of a date."""
         comparator, rest = _prefix(value, name)
@@ -179,6 +192,11 @@ class Terms:
             raise BadSearch(f"{name}: {len(plan.components)} parts with $ between them are expected",
                             code="value", expression=f"http.{name}")
         last = plan.components[-1]
+        if plan.span:
+            texts = [self._part(component, part, name)
+                     for component, part in zip(plan.components[:-2], parts[:-2], strict=True)]
+            ends = [number_is(plan.key, part, name, quantity=False) for part in parts[-2:]]
+            return [SpanIs(PART.join((plan.key, *one)), ends[0], ends[1]) for one in product(*texts)]
         ranged = last.type in ("number", "quantity", "date")
         hashed = list(zip(plan.components, parts, strict=True))[: -1 if ranged else None]
         texts = [self._part(component, part, name) for component, part in hashed]

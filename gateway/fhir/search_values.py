@@ -17,11 +17,13 @@ from gateway.fhir import search_emit as emit
 from gateway.fhir.definitions import Definitions
 from gateway.fhir.fhirpath import Context, Expression, Node, TypeModel, compile_expression
 from gateway.fhir.query import Facts
+from gateway.fhir.search_contained import PLACES_MAX, facts_within, holder
 from gateway.fhir.search_custom import MAKINGS
 from gateway.fhir.search_emit import Sheet, Texts
 from gateway.fhir.search_encoding import ABSENT, PART, PRESENT
 from gateway.fhir.search_paths import Json, Source, walker
 from gateway.fhir.search_plan import PHONETIC, Component, Plan, Plans
+from gateway.fhir.search_results import LATER
 from gateway.fhir.search_words import READERS, kept, word_text
 
 Writer = Callable[[Json, Sheet], None]
@@ -58,6 +60,7 @@ class SearchExtractor:
         of ``_text`` and ``_content`` words are kept."""
         self.plans = Plans(definitions)
         self.words = frozenset(words)
+        self.kinds = self.words | {LATER}
         self._readers = [(code, read) for code, read in READERS.items() if code in self.words]
         self._model = model
         self._own_bases = frozenset(base.rstrip("/") for base in own_bases)
@@ -66,13 +69,16 @@ class SearchExtractor:
     def facts(self, resource: Mapping[str, Json]) -> Facts:
         """All facts of one resource, a dict as parsed. Raises Invalid where it has no known type."""
         sheet = self._sheet(resource)
-        if sheet.contained:
-            self._absorb(resource, sheet)
+        if "contained" in resource:
+            self._contained(resource, sheet)
+        self._words(resource, sheet)
+        return sheet.facts()
+
+    def _words(self, resource: Mapping[str, Json], sheet: Sheet) -> None:
         for code, read in self._readers:
             plan = self.plans.of(resource["resourceType"]).get(code)
             if plan is not None:
                 sheet.hashes.update(dict.fromkeys([(plan.key, word_text(word)) for word in kept(read(resource))]))
-        return sheet.facts()
 
     def _sheet(self, resource: Mapping[str, Json]) -> Sheet:
         type_name = resource.get("resourceType")
@@ -100,14 +106,23 @@ class SearchExtractor:
         sheet.names = _names(resource, canonical=table.canonical)
         return sheet
 
-    def _absorb(self, resource: Mapping[str, Json], sheet: Sheet) -> None:
-        """What is contained is found through the references that lead to it (R4 3.1.1.5.8)."""
-        inside = resource.get("contained")
-        known = {one.get("id"): one for one in (inside if type(inside) is list else ()) if type(one) is dict}
+    def _contained(self, resource: Mapping[str, Json], sheet: Sheet) -> None:
+        """What is contained is found through the references that lead to it (R4 3.1.1.5.8), and by itself where that is
+        asked for (3.1.1.5.10)."""
+        value = resource["contained"]
+        inside = (value if type(value) is list else [])[:PLACES_MAX]
+        found = {place: (one, self._sheet(one)) for place, one in enumerate(inside, 1)
+                 if type(one) is dict and one.get("resourceType") in self.plans.definitions.resource_types}
+        known = {one.get("id"): (one["resourceType"], inner) for one, inner in found.values()}
         for key, id_ in sheet.contained:
-            found = known.get(id_)
-            if found is not None and found.get("resourceType") in self.plans.definitions.resource_types:
-                sheet.absorb(key, found["resourceType"], self._sheet(found))
+            if id_ in known:
+                sheet.absorb(key, *known[id_])
+        for one, inner in found.values():
+            self._words(one, inner)
+            mark = holder(resource["resourceType"], one["resourceType"])
+            sheet.hashes[mark.key, mark.text] = None
+        sheet.inside = tuple([(place, facts_within(one["resourceType"], one.get("id"), inner.facts()))
+                              for place, (one, inner) in found.items()])
 
     def _compile(self, type_name: str) -> _Table:
         by_key: dict[str, list[Writer]] = {}
@@ -118,6 +133,9 @@ class SearchExtractor:
                 continue
             if plan.sources is None:
                 whole.append(self._general(plan))
+                continue
+            if plan.span:
+                whole += [self._spans(plan, source) for source in plan.sources]
                 continue
             mixed = any(source.type in _CODED for source in plan.sources)
             for source in plan.sources:
@@ -198,6 +216,32 @@ class SearchExtractor:
             return partial(_hashed_together, plan.key, hashed)
         values = [walker(source.steps) for source in last.sources]
         return partial(_ranged_together, plan.key, hashed, values, last.type)
+
+    def _spans(self, plan: Plan, source: Source) -> Writer:
+        """Two numbers of each focus as one range, its low end the first; it may be above the high one.
+
+        R4 has MolecularSequence's coordinates found whether they count from 0, their ends then left out, or from 1.
+        """
+        *others, first, last = plan.components
+        foci, key = walker(source.steps), plan.key
+        parts = [(self._part(one), one.rooted) for one in others]
+        lows, highs = ([walker(one.steps) for one in component.sources] for component in (first, last))
+
+        def write(resource: Json, sheet: Sheet) -> None:
+            before = 1 if resource.get("coordinateSystem") == 0 else 0
+            for focus in foci(resource):
+                if type(focus) is not dict:
+                    continue
+                keys = [PART.join((key, *texts)) for texts in product(
+                    *(part(resource if rooted else focus) for part, rooted in parts))]
+                ends = [(low + before, high) for walk in lows for low in map(emit.bounded, walk(focus))
+                        for way in highs for high in map(emit.bounded, way(focus))
+                        if low is not None and high is not None]
+                if keys and ends:
+                    sheet.hashes[key, PRESENT] = None
+                    sheet.numbers.update(dict.fromkeys([(one, *pair, "", "") for one in keys for pair in ends]))
+
+        return write
 
     def _part(self, component: Component) -> Callable[[Json], list[str]]:
         """The texts of one component; a system alone is not asked for within a composite."""

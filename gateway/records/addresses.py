@@ -44,6 +44,8 @@ def parted(type_: str, pairs: Pairs) -> tuple[Pairs, Pairs]:
 
 def narrowed(connection: apsw.Connection, query: Query, pairs: Pairs, ours: Pairs) -> Query:
     """``query`` for the patients that ``ours`` names, told as it was asked. Raises BadSearch."""
+    if query.results.contained != "false":  # whoever writes a Patient into a record of theirs gives it any id
+        raise _refused("names no address within other resources")
     criteria = [Criterion(tuple(IdIs(id_) for id_ in _ids(connection, value))) for _, value in ours]
     known = {*query.used, *ours}
     return replace(query, criteria=(*query.criteria, *criteria), used=tuple(pair for pair in pairs if pair in known))

@@ -50,10 +50,11 @@ class Permitted:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A permitted version and its exact stored bytes."""
+    """A permitted version and its exact stored bytes; with a ``fragment``, a resource it contains instead."""
 
     found: Permitted
     stored: bytes
+    fragment: str = ""
 
     @property
     def resource(self) -> Resource:

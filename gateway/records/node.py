@@ -81,11 +81,11 @@ class Node:
     codes: Codes | None = None
     """What ``:in`` and ``:below`` are answered from, where one caller's search has gathered it."""
 
-    def query(self, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> Query:
-        """Read a type-level search. Raises BadSearch."""
+    def query(self, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool, inside: bool = False) -> Query:
+        """Read a type-level search; ``inside``: also of what others contain. Raises BadSearch."""
         rest, ours = addresses.parted(type_, pairs)
         query = parse_query(self.extractor.plans, type_, rest, strict=strict, own_bases=(self.settings.base_url,),
-                            max_count=self.settings.max_page, now_ms=now_ms(), codes=self.codes)
+                            max_count=self.settings.max_page, now_ms=now_ms(), codes=self.codes, inside=inside)
         return addresses.narrowed(self.database.reader, query, pairs, ours) if ours else query
 
     def query_alone(self, type_: str, pairs: Sequence[tuple[str, str]]) -> Query:

@@ -17,7 +17,7 @@ from gateway.fhir.resource import parse
 from gateway.fhir.search_opened import Opened
 from gateway.records.gate import Caller
 from gateway.records.node import Node
-from gateway.store.journal import VersionRow
+from gateway.store.journal import PLACES, VersionRow
 
 _AT_ONCE = 500
 
@@ -33,12 +33,20 @@ class Opening:
         self._known: dict[int, Mapping[str, Any] | None] = {}
 
     def answer(self, rows: Sequence[VersionRow], asked: OpenedIs) -> Iterable[int]:
-        """The ``seq`` of those that meet the predicate. Raises as ``Versions.open_many`` does."""
+        """The ``seq`` of those that meet the predicate; of what they contain, the number it stands under in the index.
+
+        Raises as ``Versions.open_many`` does.
+        """
         reads = self._opened.reader(asked)
         missing = [row for row in rows if row.seq not in self._known]
         for start in range(0, len(missing), _AT_ONCE):
             self._open(missing[start:start + _AT_ONCE])
-        return [row.seq for row in rows if (found := self._known[row.seq]) is not None and reads(found)]
+        known = [(row.seq, found) for row in rows if (found := self._known[row.seq]) is not None]
+        if asked.contained:
+            return [-(seq * PLACES + place) for seq, found in known
+                    for place, one in enumerate(found.get("contained", ()), 1)
+                    if one.get("resourceType") == asked.type and reads(one)]
+        return [seq for seq, found in known if reads(found)]
 
     def _open(self, rows: Sequence[VersionRow]) -> None:
         gate = self._node.gate

@@ -118,7 +118,7 @@ def _end(node: Node, connection: apsw.Connection) -> None:
     if not node.parameters.whole:
         search_parameters.indexed(connection, [one.id for one in node.parameters.known],
                                   made=node.parameters.generation)
-    search_parameters.settle_words(connection, node.extractor.words, whole=True)
+    search_parameters.settle_words(connection, node.extractor.kinds, whole=True)
 
 
 def _store(connection: apsw.Connection, made: Sequence[Made], done: int) -> None:

@@ -22,7 +22,7 @@ from gateway.errors import BadSearch, Issue, TooCostly
 from gateway.fhir.query import AllOf, HashIs, IdIs, Query
 from gateway.fhir.resource import parse, serialise
 from gateway.fhir.subset import Subset
-from gateway.records import including, searchset, sorting, terminology
+from gateway.records import contained, including, searchset, sorting, terminology
 from gateway.records.gate import Caller
 from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed
 from gateway.records.including import Including
@@ -116,7 +116,7 @@ async def _page(node: Node, caller: Caller, asked: Search, page: PageLink | None
 
 
 def _resources(found: Sequence[Opened]) -> list[tuple[str, bytes]]:
-    return [(one.found.reference, one.stored) for one in found]
+    return [(one.found.reference + one.fragment, one.stored) for one in found]
 
 
 def _links(node: Node, caller: Caller, asked: Search, page: PageLink | None, found: _Found) -> Iterator[
@@ -145,7 +145,7 @@ def _short(asked: Search) -> bool:
     """Whether the event loop can carry it out: one type, few matches, nothing parsed."""
     query, results = asked.head, asked.head.results
     return (asked.types is not None and len(asked.types) == 1 and query.count <= INLINE_MATCHES
-            and not (results.includes or results.subset or asked.lists or query.opens)
+            and results.contained == "false" and not (results.includes or results.subset or asked.lists or query.opens)
             and not sorting.needs_values(query))
 
 
@@ -193,13 +193,13 @@ def _gather(node: Node, caller: Caller, asked: Search, page: PageLink | None, *,
         told = [one.found for one in (*matches, *included)]
         audit = _audit(node, caller, connection, asked, asking, told, counted=False)
     if results.subset:
-        subset = Subset(node.definitions, results, frozenset(query.type for query in asking))
+        subset = Subset(node.definitions, results, frozenset((asked.head.type, *(query.type for query in asking))))
         matches, included = _cut(subset, matches), _cut(subset, included)
     return _Found(snapshot, matches, included, following, total, issues, audit)
 
 
 def _cut(subset: Subset, found: Sequence[Opened]) -> list[Opened]:
-    return [Opened(one.found, serialise(subset.of(parse(one.stored)))) for one in found]
+    return [replace(one, stored=serialise(subset.of(parse(one.stored)))) for one in found]
 
 
 def _count(node: Node, caller: Caller, connection: apsw.Connection, asking: Sequence[Query], snapshot: int) -> int:
@@ -221,6 +221,10 @@ def _matches(node: Node, caller: Caller, connection: apsw.Connection, asking: Se
     found = [one for query in asking for one in permitted(node, caller, connection, query, snapshot, after, count + 1)]
     if len(asking) > 1:
         found = _merged(found, asking[0])
+    parts = None
+    if asking[0].results.inner:
+        parts = contained.places(node, caller, connection, asking, found, snapshot, sight(node, caller, connection))
+        count = contained.taken(found, parts, count)
     following = found[count - 1].cursor if len(found) > count else None
     found = found[:count]
     rows = [one.row for one in found]
@@ -229,7 +233,8 @@ def _matches(node: Node, caller: Caller, connection: apsw.Connection, asking: Se
         if on_loop:
             raise _Elsewhere
         opened = node.versions.open_kept(connection, rows) or {}
-    return [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened], following
+    told = [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened]
+    return told if parts is None else contained.told(told, parts), following
 
 
 def _merged(found: list[Permitted], query: Query) -> list[Permitted]:

@@ -24,7 +24,7 @@ from gateway.errors import BlobUnavailable, Forbidden, GatewayError
 from gateway.fhir import search_custom
 from gateway.fhir.resource import Resource, parse, serialise
 from gateway.fhir.search_custom import Custom
-from gateway.fhir.search_plan import Plan
+from gateway.fhir.search_plan import OPENED, Plan
 from gateway.records import jobs, reindexing
 from gateway.records.gate import Caller
 from gateway.store import index_upkeep as upkeep
@@ -78,9 +78,12 @@ class Parameters:
             seen, now = journal.decision_seq(connection), stored.generation(connection)
             if now != self.generation:
                 worded = node.extractor.plans.worded
-                held = stored.words(connection) & node.extractor.words
+                held = stored.words(connection) & node.extractor.kinds
                 worded -= worded - held
-                worded |= held
+                worded |= held & OPENED
+                lacking = node.extractor.plans.lacking
+                lacking |= node.extractor.kinds - held
+                lacking -= held
                 self._adopt(node, now, stored.rows(connection))
         self._seen = seen
 
@@ -194,7 +197,7 @@ async def carry_out(task: Task) -> Outcome:
     def end(connection: apsw.Connection) -> None:
         stored.indexed(connection, ready, made=cursor["made"])
         if types is None:
-            stored.settle_words(connection, node.extractor.words, whole=True)
+            stored.settle_words(connection, node.extractor.kinds, whole=True)
 
     await task.advance(f"{cursor['done']} resources", cursor, end)
     node.parameters.follow(node, journal.decision_seq(node.database.reader))

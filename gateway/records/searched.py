@@ -6,7 +6,7 @@ types have. https://hl7.org/fhir/R4/search.html#xpattern, https://hl7.org/fhir/R
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,6 +14,7 @@ import apsw
 
 from gateway.access.decision import Deny
 from gateway.errors import BadSearch, Forbidden, Issue, TooCostly
+from gateway.fhir import search_contained
 from gateway.fhir.query import Criterion, IdIs, Predicate, Query
 from gateway.fhir.resource import is_id, parse, reference_target
 from gateway.fhir.search_links import Links
@@ -78,7 +79,12 @@ def read_search(node: Node, place: Place, pairs: Pairs, *, strict: bool) -> Sear
     several = place.type is None
     lists = tuple(_list_id(value) for name, value in pairs if name == "_list")
     types = _named_types(node, pairs) if several else (str(place.type),)
-    head = node.query(types[0] if types else _SAMPLE, _criteria(pairs, several), strict=strict)
+    head = node.query(types[0] if types else _SAMPLE, _criteria(pairs, several), strict=strict, inside=True)
+    if head.results.contained != "false":
+        if types is None or len(types) > 1 or types == (_OWN,):
+            raise BadSearch("_contained: what is contained is searched one type at a time", code="not-supported",
+                            expression="http._contained")
+        search_contained.check(head)
     if types is None:
         _check_common(pairs)
     return Search(place=place, pairs=tuple(pairs), strict=strict, head=head, types=types, lists=lists)
@@ -137,15 +143,33 @@ def queries(node: Node, caller: Caller, connection: apsw.Connection, search: Sea
     found = []
     for type_ in types:
         node.gate.require_scope(caller, type_, "s")
-        query = _of_type(node, search, type_)
-        if query is None:
-            continue
+    for query in _by_type(node, caller, connection, search, types):
+        type_ = query.type
         more = [Criterion(tuple(IdIs(id_) for id_ in ids.get(type_, ()))) for ids in listed]
         if search.place.compartment is not None:
             more.append(_members(node, type_, *search.place.compartment))
         if all(criterion.any_of for criterion in more):
             found.append(replace(query, criteria=(*query.criteria, *more)))
     return found
+
+
+def _by_type(node: Node, caller: Caller, connection: apsw.Connection, search: Search,
+             types: Sequence[str]) -> Iterator[Query]:
+    """The query of each type; of what is contained, of each type of containers within the token's scopes."""
+    contained = search.head.results.contained
+    if contained != "true":
+        yield from (query for type_ in types if (query := _of_type(node, search, type_)) is not None
+                    and not (contained == "both" and _holds(node, connection, type_, type_)))
+    if contained != "false":
+        [type_] = types
+        for container in _scoped(node, caller, connection):
+            if _holds(node, connection, container, type_):
+                yield search_contained.of_container(search.head, container)
+
+
+def _holds(node: Node, connection: apsw.Connection, container: str, type_: str) -> bool:
+    """Whether any stored ``container`` contains a ``type_``, whoever may see it: a search finds nothing in others."""
+    return node.index.holds(connection, search_contained.holder(container, type_))
 
 
 def _of_type(node: Node, search: Search, type_: str) -> Query | None:

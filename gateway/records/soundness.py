@@ -20,7 +20,7 @@ from gateway.records.node import Node
 from gateway.store import batches
 from gateway.store import index_upkeep as upkeep
 from gateway.store.batches import BatchRow
-from gateway.store.journal import VERSION_COLUMNS, VersionRow
+from gateway.store.journal import PLACES, VERSION_COLUMNS, VersionRow
 
 Part = Literal["file", "journal", "block", "index", "audit", "batch"]
 _SHOWN_MAX: Final = 1_000
@@ -102,7 +102,8 @@ def _orphans(connection: apsw.Connection, found: Findings) -> None:
     for table in upkeep.TABLES:
         count = int(str(connection.execute(
             f"SELECT count(*) FROM {table} t WHERE NOT EXISTS "  # noqa: S608  # names of our own
-            "(SELECT 1 FROM version v WHERE v.seq=t.version AND v.deleted=0)").get))
+            f"(SELECT 1 FROM version v WHERE v.seq=iif(t.version<0, -t.version/{PLACES}, t.version) "
+            "AND v.deleted=0)").get))
         if count:
             found.wrong("index", table, f"{count} rows are of no version that is indexed: run `gateway rebuild`")
 

@@ -14,11 +14,11 @@ import apsw
 
 from gateway.crypto.index_hash import IndexHasher
 from gateway.errors import TooCostly
-from gateway.fhir.query import Facts, HashFact, HashIs, Query, SortKey
+from gateway.fhir.query import Criterion, Facts, HashFact, HashIs, Parts, Query, SortKey
 from gateway.store.index_links import Links, Sight
 from gateway.store.index_paths import PROBE, Path, Paths
 from gateway.store.index_sql import NAME, Conditions, Prepared, Sql, SqlBound, alive, joined
-from gateway.store.journal import VERSION_COLUMNS, IndexRows, VersionRow
+from gateway.store.journal import PLACES, VERSION_COLUMNS, IndexRows, VersionRow
 
 __all__ = ["Cursor", "Index", "Match", "Sight", "SqlBound"]
 
@@ -65,6 +65,7 @@ class Index:
                            hash_fact("unit", f.unit_code) if f.unit_code else 0) for f in facts.numbers),
             dates=tuple((number_key(f.key), f.low_ms, f.high_ms) for f in facts.dates),
             references=tuple((number_key(f.key), hash_fact(NAME, f.text)) for f in facts.references),
+            contained=tuple((place, self.rows(inner, categories=())) for place, inner in facts.contained),
         )
 
     def category(self, token: str) -> int:
@@ -93,6 +94,11 @@ class Index:
         return [VersionRow(*row) for row in connection.execute(
             f"SELECT DISTINCT {VERSION_COLUMNS} FROM index_hash h JOIN version v ON v.seq=h.version "  # noqa: S608
             f"WHERE h.hash IN ({marks}) AND v.superseded IS NULL AND v.deleted=0 LIMIT ?", (*hashes, limit))]
+
+    def holds(self, connection: apsw.Connection, fact: HashFact) -> bool:
+        """Whether any version has the fact, whoever may see it."""
+        return connection.execute("SELECT 1 FROM index_hash WHERE hash=? LIMIT 1",
+                                  (self._hash(fact.key, fact.text),)).get is not None
 
     def present(self, connection: apsw.Connection, queries: Sequence[Query]) -> list[Query]:
         """Those of ``queries`` that any stored version may meet, whoever may see it: the others find nothing."""
@@ -135,8 +141,44 @@ class Index:
             return 0
         path = self._paths.best(connection, query.type, criteria, probe=False)
         where = self._where(query.type, criteria, path, bound, snapshot)
-        return int(str(connection.execute(f"SELECT count(*) FROM {_from(path)} WHERE {where.text}",  # noqa: S608
-                                          (*_given(path), *where.parameters)).get))
+        each = Sql("count(*)") if query.parts is None else self._parts_count(
+            connection, query.type, query.parts, bound, snapshot, sight)
+        return int(str(connection.execute(f"SELECT {each.text} FROM {_from(path)} WHERE {where.text}",  # noqa: S608
+                                          (*each.parameters, *_given(path), *where.parameters)).get))
+
+    def _parts_count(self, connection: apsw.Connection, type_: str, parts: Parts, bound: SqlBound, snapshot: int,
+                     sight: Sight | None) -> Sql:
+        inside, itself = self._parts(connection, type_, parts, bound, snapshot, sight)
+        return Sql(f"coalesce(sum((SELECT count(*) {inside.text})+({itself.text})),0)",
+                   (*inside.parameters, *itself.parameters))
+
+    def _parts(self, connection: apsw.Connection, type_: str, parts: Parts, bound: SqlBound, snapshot: int,
+               sight: Sight | None) -> tuple[Sql, Sql]:
+        """What ``version v`` contains that is a match, and whether it is one itself."""
+        asked = (Criterion((parts.inside,)), *(parts.itself or ()))
+        within, *own = self._links.prepare(connection, type_, asked, bound, snapshot=snapshot, sight=sight)
+        itself = Sql("0") if parts.itself is None else self._conditions.all_of(own, snapshot)
+        return self._conditions.places(within.any_of[0], snapshot), itself
+
+    def places(self, connection: apsw.Connection, query: Query, bound: SqlBound, seqs: Iterable[int], *,
+               snapshot: int, sight: Sight | None = None) -> dict[int, list[int]]:
+        """Of versions that match a query for parts, the places of what they contain that does; 0 is the version itself.
+
+        Raises as ``search`` does.
+        """
+        if query.parts is None:
+            raise ValueError("the query is not for what is contained")
+        inside, itself = self._parts(connection, query.type, query.parts, bound, snapshot, sight)
+        found: dict[int, list[int]] = {}
+        for seq in seqs:
+            own = connection.execute(f"SELECT 1 FROM version v WHERE v.seq=? AND ({itself.text})",  # noqa: S608
+                                     (seq, *itself.parameters)).get
+            within = connection.execute(
+                f"SELECT (SELECT group_concat(v.seq) {inside.text}) FROM version v WHERE v.seq=?",  # noqa: S608
+                (*inside.parameters, seq)).get
+            numbers = str(within).split(",") if within is not None else []
+            found[seq] = [0] * (own is not None) + sorted(-int(one) - seq * PLACES for one in numbers)
+        return found
 
     def search(self, connection: apsw.Connection, query: Query, bound: SqlBound, *, snapshot: int, limit: int,
                after: Cursor | None = None, sight: Sight | None = None) -> list[Match]:

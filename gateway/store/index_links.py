@@ -14,7 +14,20 @@ from typing import Any
 import apsw
 
 from gateway.errors import BadSearch, Forbidden, TooCostly
-from gateway.fhir.query import AllOf, AnyOf, Criterion, Not, OpenedIs, ReferredBy, RefersTo, VersionIs
+from gateway.fhir.query import (
+    AllOf,
+    AnyOf,
+    Contains,
+    Criterion,
+    HashIs,
+    IdIs,
+    Not,
+    OpenedIs,
+    ReferredBy,
+    RefersTo,
+    Under,
+    VersionIs,
+)
 from gateway.store.index_paths import Paths
 from gateway.store.index_sql import (
     REFERENCE_HASH,
@@ -24,6 +37,7 @@ from gateway.store.index_sql import (
     Prepared,
     Sql,
     SqlBound,
+    Within,
     alive,
     joined,
     still_visible,
@@ -32,6 +46,8 @@ from gateway.store.journal import VERSION_COLUMNS, VersionRow
 
 FOUND_MAX = 1_000
 """Other ends looked up before the search itself; more of them are asked one by one of its candidates."""
+TREE_MAX = 1_000
+"""Most resources that one ``:below`` or ``:above`` walks over."""
 OPENED_MAX = 2_000
 """Most resources opened for one criterion."""
 _HASHES_MAX = 12_000
@@ -113,6 +129,9 @@ class Links:
                 return AnyOf(tuple(self._opened(work, rows, part) for part in parts))
             case Not(part):
                 return Not(self._opened(work, rows, part))
+            case Within(inner, criteria):
+                return Within(inner, tuple(Prepared(tuple(self._opened(work, rows, part) for part in one.any_of),
+                                                    one.negated) for one in criteria))
             case _:
                 return predicate
 
@@ -139,7 +158,7 @@ class Links:
             try:
                 found.append(self._predicate(work, type_, one))
             except Forbidden as error:
-                if not isinstance(one, RefersTo) or one.typed:
+                if not isinstance(one, RefersTo | Under) or one.typed:
                     raise
                 refused = error
         if refused is not None and not any(isinstance(one, HashedIn | Linked) for one in found):
@@ -150,6 +169,11 @@ class Links:
         match predicate:
             case RefersTo() | ReferredBy():
                 return self._link(work, predicate)
+            case Under():
+                return self._tree(work, predicate)
+            case Contains(inner, criteria):
+                return Within(inner, tuple(Prepared(self._group(work, inner, one.any_of), one.negated)
+                                           for one in criteria))
             case AllOf(parts):
                 return AllOf(tuple(self._predicate(work, type_, part) for part in parts))
             case AnyOf(parts):
@@ -160,11 +184,7 @@ class Links:
                 return predicate
 
     def _link(self, work: _Work, link: RefersTo | ReferredBy) -> HashedIn | Linked:
-        if work.sight is None:
-            raise BadSearch("other resources cannot be asked about here", code="not-supported")
-        bound = work.bounds.get(link.type)
-        if bound is None:
-            bound = work.bounds[link.type] = work.sight.bound(link.type)
+        bound = self._bound(work, link.type)
         criteria = self._prepare(work, link.type, link.criteria, bound)
         if bound.condition == "0" or any(one.nothing for one in criteria):
             return HashedIn(())
@@ -199,6 +219,49 @@ class Links:
         work.left -= len(hashes)
         return HashedIn(tuple(hashes))
 
+    def _bound(self, work: _Work, type_: str) -> SqlBound:
+        """Raises BadSearch where no other resources are asked about, Forbidden outside the token's scopes."""
+        if work.sight is None:
+            raise BadSearch("other resources cannot be asked about here", code="not-supported")
+        bound = work.bounds.get(type_)
+        if bound is None:
+            bound = work.bounds[type_] = work.sight.bound(type_)
+        return bound
+
+    def _tree(self, work: _Work, under: Under) -> HashedIn:
+        """What is named, and what is below or above it: only what the caller may find leads on, or is led to."""
+        bound, found = self._bound(work, under.type), {under.id: None}
+        step = self._parents if under.above else self._parts
+        latest = [under.id]
+        while latest:
+            latest = [one for one in step(work, under, bound, latest) if one not in found]
+            found.update(dict.fromkeys(latest))
+            if len(found) > min(TREE_MAX, work.left):
+                raise TooCostly(f"more than {TREE_MAX} resources are {'above' if under.above else 'below'} the one "
+                                "named; narrow the search", code="too-costly")
+        work.left -= len(found)
+        return HashedIn(tuple(self._conditions.hash(under.key, f"{under.type}/{one}") for one in found))
+
+    def _parts(self, work: _Work, under: Under, bound: SqlBound, of: Sequence[str]) -> list[str]:
+        named = tuple(HashIs(under.by, f"{under.type}/{one}") for one in of)
+        sql = self._matching(work, under.type, (Prepared(named),), bound)
+        return [str(id_) for (id_,) in work.connection.execute(
+            f"SELECT v.id FROM {sql.text} LIMIT {TREE_MAX + 1}", sql.parameters)]  # noqa: S608
+
+    def _parents(self, work: _Work, under: Under, bound: SqlBound, of: Sequence[str]) -> list[str]:
+        named = self._matching(
+            work, under.type, (Prepared(tuple(IdIs(one) for one in of)),), bound,
+            "CROSS JOIN index_reference r CROSS JOIN index_hash s CROSS JOIN version w",
+            Sql("r.version=v.seq AND r.key=? AND s.hash=r.target AND w.seq=s.version AND w.type=v.type",
+                (self._conditions.key(under.by),)))
+        parents = [IdIs(str(id_)) for (id_,) in work.connection.execute(
+            f"SELECT DISTINCT w.id FROM {named.text} LIMIT {TREE_MAX + 1}", named.parameters)]  # noqa: S608
+        if not parents:
+            return []
+        seen = self._matching(work, under.type, (Prepared(tuple(parents)),), bound)
+        return [str(id_) for (id_,) in work.connection.execute(
+            f"SELECT v.id FROM {seen.text} LIMIT {TREE_MAX + 1}", seen.parameters)]  # noqa: S608
+
     def _register(self, connection: apsw.Connection) -> None:
         if connection not in self._ready:
             hash_ = self._conditions.hash
@@ -210,7 +273,7 @@ class Links:
             self._ready.add(connection)
 
 
-_LATER = frozenset({RefersTo, ReferredBy, OpenedIs, AllOf, AnyOf, Not})
+_LATER = frozenset({RefersTo, ReferredBy, Under, Contains, OpenedIs, AllOf, AnyOf, Not})
 """Kinds that must be looked into before a statement is made of them."""
 
 
@@ -222,6 +285,8 @@ def _holds_opened(predicate: Any) -> bool:
             return any(_holds_opened(part) for part in parts)
         case Not(part):
             return _holds_opened(part)
+        case Within(_, criteria):
+            return any(_holds_opened(part) for one in criteria for part in one.any_of)
         case _:
             return False
 
@@ -240,5 +305,10 @@ def _relaxed(predicate: Any) -> Any:
         case AnyOf(parts):
             found = _relaxed_any(parts)
             return None if found is None else AnyOf(found)
+        case Within(inner, criteria):
+            left = [Prepared(some, one.negated) for one in criteria
+                    if (some := one.any_of if not any(map(_holds_opened, one.any_of)) else
+                        None if one.negated else _relaxed_any(one.any_of)) is not None]
+            return Within(inner, tuple(left))
         case _:
             return None if _holds_opened(predicate) else predicate

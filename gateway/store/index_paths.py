@@ -13,7 +13,9 @@ from typing import Any
 import apsw
 
 from gateway.fhir.query import AllOf, AnyOf, DateIs, HashIs, IdIs, NumberIs, VersionIs
-from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, compared, marks
+from gateway.fhir.search_contained import MARK
+from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, Within, compared, marks
+from gateway.store.journal import PLACES
 
 PROBE = 400
 """Candidates counted before a criterion is called broad."""
@@ -54,7 +56,7 @@ class Paths:
 
         ``probe`` False: a single way is taken without being counted.
         """
-        found = [path for one in criteria if not one.negated and (path := self._path(type_, one)) is not None]
+        found = [path for one in criteria if not one.negated for path in self._ways(type_, one)]
         if not probe and len(found) == 1 and found[0].walks:
             return found[0]
         best: Path | None = None
@@ -71,6 +73,25 @@ class Paths:
         """How many candidates, at most ``limit``."""
         return int(str(connection.execute(f"SELECT count(*) FROM ({sql.text} LIMIT {limit})",  # noqa: S608
                                           sql.parameters).get))
+
+    def _ways(self, type_: str, criterion: Prepared) -> list[Path]:
+        """Of what is contained, one for each thing asked of it; else one or none."""
+        if len(criterion.any_of) == 1 and type(criterion.any_of[0]) is Within:
+            return [Path(sql, criterion, walks=False) for sql in self._containers(type_, criterion.any_of[0])]
+        path = self._path(type_, criterion)
+        return [] if path is None else [path]
+
+    def _containers(self, type_: str, within: Within) -> list[Sql]:
+        """Of contained resources that may meet the criteria, the containers."""
+        found = []
+        for one in within.criteria:
+            if one.negated or any(_names_versions(part) for part in one.any_of):
+                continue
+            ways = self._any(type_, one.any_of)
+            if ways:
+                found.append(_containing(Sql(" UNION ".join(way.text for way in ways),
+                                             tuple(value for way in ways for value in way.parameters))))
+        return found
 
     def _path(self, type_: str, criterion: Prepared) -> Path | None:
         parts = self._any(type_, criterion.any_of)
@@ -94,8 +115,8 @@ class Paths:
         ids = [one.id for one in predicates if type(one) is IdIs]
         if ids:
             # Left to itself SQLite walks the type here: it has the seq in that index, and knows nothing of how many.
-            parts.append(Sql("SELECT seq AS version FROM version INDEXED BY version_place "
-                             f"WHERE type=? AND id IN ({marks(ids)})", (type_, *ids)))  # noqa: S608
+            parts.append(Sql("SELECT seq AS version FROM version INDEXED BY version_place "  # noqa: S608
+                             f"WHERE type=? AND id IN ({marks(ids)})", (type_, *ids)))
         for one in predicates:
             if type(one) in (HashIs, HashedIn, IdIs):
                 continue
@@ -119,6 +140,9 @@ class Paths:
                 return ways[0] if ways else None
             case AnyOf(parts):
                 return self._any(type_, parts)
+            case Within(inner):
+                marked = Sql("SELECT version FROM index_hash WHERE hash=?", (self._conditions.hash(MARK, inner),))
+                return (self._containers(type_, predicate) or [_containing(marked)])[:1]
             case _:
                 return None
 
@@ -131,3 +155,18 @@ class Paths:
         entry = Sql("1") if comparator == "sa" else Sql(f"{low}<=?", (asked_high,))
         return [Sql(f"SELECT DISTINCT version FROM {table} WHERE key=? AND {entry.text} AND {condition.text}",  # noqa: S608
                     (self._conditions.key(key), *entry.parameters, *condition.parameters))]
+
+
+def _containing(inner: Sql) -> Sql:
+    return Sql(f"SELECT DISTINCT -version/{PLACES} AS version FROM ({inner.text})", inner.parameters)  # noqa: S608
+
+
+def _names_versions(predicate: Any) -> bool:
+    """Whether it names what was opened by its number, for which no row of the index is asked."""
+    match predicate:
+        case VersionIs():
+            return True
+        case AllOf(parts) | AnyOf(parts):
+            return any(_names_versions(part) for part in parts)
+        case _:
+            return False

@@ -19,6 +19,7 @@ from gateway.errors import TooCostly
 from gateway.fhir.query import (
     AllOf,
     AnyOf,
+    Contains,
     Criterion,
     DateIs,
     HashIs,
@@ -29,9 +30,13 @@ from gateway.fhir.query import (
     Predicate,
     ReferredBy,
     RefersTo,
+    SpanIs,
+    Under,
     UpdatedIs,
     VersionIs,
 )
+from gateway.fhir.search_contained import MARK
+from gateway.store.journal import PLACES
 
 NAME = "self"
 """The key under which a resource's own names are hashed."""
@@ -70,7 +75,16 @@ class Linked:
     bound: SqlBound
 
 
-Ready = HashIs | NumberIs | DateIs | IdIs | UpdatedIs | VersionIs | HashedIn | Linked | AllOf | AnyOf | Not
+@dataclass(frozen=True, slots=True)
+class Within:
+    """``Contains`` with its criteria prepared."""
+
+    type: str
+    criteria: tuple[Prepared, ...]
+
+
+Ready = (HashIs | NumberIs | SpanIs | DateIs | IdIs | UpdatedIs | VersionIs | HashedIn | Linked | Within | AllOf | AnyOf
+         | Not)
 """Any of them, with ``AllOf``, ``AnyOf`` and ``Not`` over them in turn."""
 
 
@@ -180,7 +194,7 @@ class Conditions:
         parts += [self.predicate(one, snapshot) for one in predicates if type(one) not in (HashIs, HashedIn, IdIs)]
         return joined(" OR ", parts)
 
-    def predicate(self, predicate: Predicate | HashedIn | Linked, snapshot: int) -> Sql:
+    def predicate(self, predicate: Predicate | HashedIn | Linked | Within, snapshot: int) -> Sql:
         """One predicate as a condition on ``version v``."""
         match predicate:
             case HashIs() | HashedIn() | IdIs():
@@ -189,6 +203,11 @@ class Conditions:
                 range_ = self.number_range(predicate, "n")
                 return Sql("EXISTS (SELECT 1 FROM index_number n WHERE n.version=v.seq AND n.key=? AND "  # noqa: S608
                            f"{range_.text})", (self.key(predicate.key), *range_.parameters))
+            case SpanIs(key, first, last):
+                ends = joined(" AND ", [compared(one.comparator, f"n.{end}", f"n.{end}", one.low, one.high)
+                                        for one, end in ((first, "low"), (last, "high"))])
+                return Sql("EXISTS (SELECT 1 FROM index_number n WHERE n.version=v.seq AND n.key=? AND "  # noqa: S608
+                           f"{ends.text})", (self.key(key), *ends.parameters))
             case DateIs():
                 range_ = self.date_range(predicate, "d")
                 return Sql("EXISTS (SELECT 1 FROM index_date d WHERE d.version=v.seq AND d.key=? AND "  # noqa: S608
@@ -207,12 +226,27 @@ class Conditions:
                 return Sql(f"(NOT {sql.text})", sql.parameters)
             case Linked():
                 return self._linked(predicate, snapshot)
-            case RefersTo() | ReferredBy():
+            case Within():
+                places = self.places(predicate, snapshot)
+                return Sql(f"EXISTS (SELECT 1 {places.text})", places.parameters)
+            case Contains():
+                raise ValueError("what is asked of contained resources is prepared first")
+            case RefersTo() | ReferredBy() | Under():
                 raise ValueError("a link without the bound of its other end is refused")
             case OpenedIs():
                 raise TooCostly("what must be opened to be searched is not supported here", code="too-costly")
             case _:
                 assert_never(predicate)
+
+    def places(self, within: Within, snapshot: int) -> Sql:
+        """FROM and WHERE of what ``version v`` contains of the type and meets the criteria; its ``v.seq`` is negative.
+
+        Within the brackets ``v`` is the container, outside them what it contains.
+        """
+        met = self.all_of(within.criteria, snapshot)
+        return Sql("FROM (SELECT h.version AS seq FROM index_hash h WHERE h.hash=? AND h.version BETWEEN "  # noqa: S608
+                   f"-v.seq*{PLACES}-{PLACES - 1} AND -v.seq*{PLACES}-1) v WHERE {met.text}",
+                   (self.hash(MARK, within.type), *met.parameters))
 
     def number_range(self, asked: NumberIs, row: str) -> Sql:
         """Range and unit of a number, on the alias ``row``."""

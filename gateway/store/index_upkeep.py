@@ -88,17 +88,25 @@ def replace(connection: apsw.Connection, seq: int, rows: IndexRows) -> bool:
     connection.execute("DELETE FROM index_reference WHERE version=?", (seq,))
     connection.execute("DELETE FROM index_date WHERE version=?", (seq,))
     connection.execute("DELETE FROM index_number WHERE version=?", (seq,))
+    journal.drop_rows(connection, journal.places_of(connection, seq))
     journal.append_rows(connection, seq, rows)
     return True
 
 
-Settled = tuple[frozenset[int], frozenset[tuple[int, int]], frozenset[tuple[int, int, int]],
-                frozenset[tuple[int, float, float, int, int]]]
+Own = tuple[frozenset[int], frozenset[tuple[int, int]], frozenset[tuple[int, int, int]],
+            frozenset[tuple[int, float, float, int, int]]]
 """Hashes, references, dates and numbers, whatever their order."""
+Settled = tuple[frozenset[int], frozenset[tuple[int, int]], frozenset[tuple[int, int, int]],
+                frozenset[tuple[int, float, float, int, int]], frozenset[tuple[int, Own]]]
+"""Those of a version, and at last of what it contains, by place."""
 
 
 def settled(rows: IndexRows) -> Settled:
     """Rows as they are compared."""
+    return (*_settled(rows), frozenset((place, _settled(inner)) for place, inner in rows.contained))
+
+
+def _settled(rows: IndexRows) -> Own:
     # Of numbers that differ in their bare unit alone, the first is kept.
     numbers = {row[:4]: row for row in reversed(rows.numbers)}
     return frozenset(rows.hashes), frozenset(rows.references), frozenset(rows.dates), frozenset(numbers.values())
@@ -106,6 +114,11 @@ def settled(rows: IndexRows) -> Settled:
 
 def stored(connection: apsw.Connection, seq: int) -> Settled:
     """The rows of one version as they stand, each hash looked for where searches find it."""
+    return (*_stored(connection, seq), frozenset(
+        (-one - seq * journal.PLACES, _stored(connection, one)) for one in journal.places_of(connection, seq)))
+
+
+def _stored(connection: apsw.Connection, seq: int) -> Own:
     packed = _hashes(connection, seq)
     there = frozenset(one for one in packed if connection.execute(
         "SELECT 1 FROM index_hash WHERE hash=? AND version=?", (one, seq)).get is not None)

@@ -14,6 +14,9 @@ import apsw
 
 from gateway.errors import Conflict
 
+PLACES = 4_096
+"""The index rows of what a version contains stand under ``-(seq * PLACES + place)``, apart from every version's own;
+``place`` counts from 1."""
 _AT_ONCE = 2_000
 """Rows in one statement: SQLite takes 32,766 variables, and a Group may have more members."""
 
@@ -23,13 +26,14 @@ class IndexRows:
     """The hashed facts of one version, ready for SQL.
 
     ``numbers``: (key, low, high, unit, unit_code); ``dates``: (key, low_ms, high_ms); ``references``: (key, hash of the
-    target's name); keys are keyed hashes.
+    target's name); keys are keyed hashes. ``contained``: the rows of what it contains, by place.
     """
 
     hashes: tuple[int, ...] = ()
     numbers: tuple[tuple[int, float, float, int, int], ...] = ()
     dates: tuple[tuple[int, int, int], ...] = ()
     references: tuple[tuple[int, int], ...] = ()
+    contained: tuple[tuple[int, IndexRows], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,11 +298,19 @@ def append_rows(connection: apsw.Connection, seq: int, rows: IndexRows) -> None:
     if rows.numbers:
         connection.executemany("INSERT OR IGNORE INTO index_number VALUES (?,?,?,?,?,?)",
                                [(key, low, high, seq, unit, code) for key, low, high, unit, code in rows.numbers])
+    for place, inner in rows.contained:
+        append_rows(connection, -(seq * PLACES + place), inner)
+
+
+def places_of(connection: apsw.Connection, seq: int) -> list[int]:
+    """Under which numbers the rows of what a version contains stand; each has hashes."""
+    return [int(str(one)) for (one,) in connection.execute(
+        "SELECT version FROM index_rows WHERE version BETWEEN ? AND ?", (-(seq + 1) * PLACES + 1, -seq * PLACES - 1))]
 
 
 def drop_rows(connection: apsw.Connection, seqs: Iterable[int]) -> None:
     """Forget the index rows of versions no search may reach any more."""
-    for seq in seqs:
+    for seq in [one for own in seqs for one in (own, *places_of(connection, own))]:
         for (packed,) in connection.execute("SELECT hashes FROM index_rows WHERE version=?", (seq,)).fetchall():
             data = bytes(packed)  # type: ignore[arg-type]  # apsw types a column as any SQLite value
             hashes = struct.unpack(f"<{len(data) // 8}q", data)

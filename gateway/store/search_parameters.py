@@ -70,13 +70,13 @@ def indexed(connection: apsw.Connection, ids: Iterable[str], *, made: int) -> No
 
 
 def words(connection: apsw.Connection) -> frozenset[str]:
-    """Of which of ``_text`` and ``_content`` the index holds the words of every resource."""
+    """Which kinds of rows the index holds of every resource: words of ``_text`` and ``_content``, what came later."""
     found = connection.execute("SELECT value FROM setting WHERE name=?", (_WORDS,)).get
     return frozenset(str(found).split()) if found else frozenset()
 
 
 def settle_words(connection: apsw.Connection, kept: frozenset[str], *, whole: bool = False) -> None:
-    """This process keeps the words of ``kept`` from now on; ``whole``: and a pass has kept them of all there is.
+    """This process keeps the rows of ``kept`` from now on; ``whole``: and a pass has kept them of all there is.
 
     What was not kept all along is answered by the index only after a pass.
     """

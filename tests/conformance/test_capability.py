@@ -73,6 +73,10 @@ def test_every_search_parameter_and_include_is_answered(hospital: Hospital, rest
                 continue  # those have tests of their own, by name
             answer = hospital.feed.get(f"{type_}?{name}={value}")
             assert answer.status_code == 200, (type_, name, answer.text)
+            if parameter["type"] == "reference" and ":below" in parameter.get("documentation", ""):
+                for modifier in ("above", "below"):
+                    answer = hospital.feed.get(f"{type_}?{name}:{modifier}=nobody")
+                    assert answer.status_code == 200, (type_, name, modifier, answer.text)
         for relation, names in (("_include", "searchInclude"), ("_revinclude", "searchRevInclude")):
             for name in kind.get(names, ()):
                 if (relation, name) in tried:

@@ -22,7 +22,8 @@ SEARCHES = (
     "Observation?patient.name=anne", "Patient?birthdate=1974", "Patient?_has:Observation:patient:code=8867-4",
     "Patient?name=ann&_revinclude=Observation:patient", "Observation?code-value-quantity=8867-4$1.1",
     "Condition?code:text=asthma", "Patient?identifier=urn:x|1", "Condition?subject:identifier=urn:x|9",
-    "Observation?component-code=8480-6", "Patient?death-date=2024", "Location?address-city=Uster")
+    "Observation?component-code=8480-6", "Medication?code=pill&_contained=true",
+    "Patient?death-date=2024", "Location?address-city=Uster")
 
 
 def _filled(hospital: Hospital) -> None:
@@ -41,6 +42,9 @@ def _filled(hospital: Hospital) -> None:
     gone = hospital.new({"resourceType": "Location", "address": {"city": "Uster"}})
     hospital.feed.delete(f"Location/{gone}")
     hospital.new({"resourceType": "Location", "address": {"city": "Uster"}})
+    hospital.new({"resourceType": "MedicationRequest", "status": "active", "intent": "order",
+                  "subject": {"reference": f"Patient/{ben}"}, "medicationReference": {"reference": "#m"},
+                  "contained": [{"resourceType": "Medication", "id": "m", "code": {"coding": [{"code": "pill"}]}}]})
     # Of a record two patients share, both must permit: its second home is no index row.
     hospital.new({"resourceType": "Appointment", "status": "proposed", "participant": [
         {"status": "accepted", "actor": {"reference": f"Patient/{one}"}} for one in (anne, ben)]})

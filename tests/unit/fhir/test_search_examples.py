@@ -22,9 +22,8 @@ from tests.shared_data import SHARED, needs_shared
 
 EXTRACTOR = SearchExtractor(Definitions.load())
 PLANS = EXTRACTOR.plans
-REFUSED = {"_query", "chromosome-variant-coordinate", "chromosome-window-coordinate",
-           "referenceseqid-variant-coordinate", "referenceseqid-window-coordinate"}
-"""Named queries, and MolecularSequence's composites whose two last parts are numbers."""
+REFUSED = {"_query"}
+"""Named queries."""
 NOW_MS = 1_700_000_000_000
 KINDS = {
     "token": "x", "string": "x", "reference": "Patient/x", "uri": "http://x", "date": "2024", "number": "1",

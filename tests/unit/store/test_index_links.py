@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gateway.crypto.index_hash import IndexHasher
 from gateway.errors import BadSearch, Forbidden
 from gateway.fhir.definitions import Definitions
-from gateway.fhir.query import Criterion, Facts, OpenedIs, Query, ReferredBy, RefersTo, VersionIs
+from gateway.fhir.query import Criterion, Facts, OpenedIs, Query, ReferredBy, RefersTo, Under, VersionIs
 from gateway.fhir.search import SearchExtractor, SearchMatcher, parse_query
 from gateway.store import index_links, journal
 from gateway.store.index import Index, Sight, SqlBound
@@ -58,6 +58,10 @@ QUESTIONS = (
      "http://hl7.org/fhir/ValueSet/administrative-gender"), ("Encounter", "_has:Observation:encounter:code", "b,c"),
     ("Organization", "_has:Patient:organization:family", "berg"), ("Encounter", "subject.organization.name", "west"),
     ("Organization", "_has:Organization:partof:_has:Patient:organization:gender", "female"),
+    ("Patient", "organization:below", "1"), ("Patient", "organization:above", "Organization/2,Organization/3"),
+    ("Organization", "partof:below", "1,2"), ("Organization", "partof:above", "Organization/3"),
+    ("Observation", "patient.organization:below", "2"), ("Organization", "_has:Patient:organization:organization:above",
+                                                         "1"),
 )
 
 
@@ -154,8 +158,23 @@ def expected(stored: Stored, visible: Visible, query: Query) -> list[str]:
     """By following every reference to what may be found."""
     seen = [one for one in stored if one[1] in visible.get(one[0], ())]
 
+    def tree(asked: Under) -> set[str]:
+        """What is named, and all that leads to it, or it leads to, over what may be found."""
+        links = [(f"{type_}/{id_}", fact.text) for type_, id_, facts in seen for fact in facts.references
+                 if fact.key == asked.by]
+        there = {f"{type_}/{id_}" for type_, id_, _ in seen}
+        steps = [(upper, lower) for lower, upper in links]
+        if asked.above:
+            steps = [(lower, upper) for upper, lower in steps if upper in there]
+        found = {f"{asked.type}/{asked.id}"}
+        while more := {end for start, end in steps if start in found} - found:
+            found |= more
+        return found
+
     def holds(one: tuple[str, str, Facts], criteria: tuple[Criterion, ...]) -> bool:
-        def beyond(asked: RefersTo | ReferredBy | OpenedIs | VersionIs) -> bool:
+        def beyond(asked: RefersTo | ReferredBy | Under | OpenedIs | VersionIs) -> bool:
+            if isinstance(asked, Under):
+                return any(fact.key == asked.key and fact.text in tree(asked) for fact in one[2].references)
             assert isinstance(asked, RefersTo | ReferredBy)
             others = [other for other in seen if other[0] == asked.type]
             if isinstance(asked, RefersTo):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from gateway.crypto.index_hash import IndexHasher
 from gateway.fhir.definitions import Definitions
-from gateway.fhir.query import Facts, Query
+from gateway.fhir.query import Criterion, Facts, Query
 from gateway.fhir.search import SearchExtractor, matches, parse_query
+from gateway.fhir.search_contained import of_container
 from gateway.store.index import Index, SqlBound
 from gateway.store.journal import NewVersion, append, head_seq
 from gateway.store.sql import Database
@@ -51,6 +52,15 @@ def _observation(number: int) -> dict[str, Any]:
     return body
 
 
+def _request(number: int) -> dict[str, Any]:
+    """A container of up to three Observations, and sometimes a Patient."""
+    inside = [{**_observation(number * 31 + place * 977), "id": f"c{place}"} for place in range(number % 4)]
+    if number % 3 == 0:
+        inside.append({**_patient(number), "id": "p"})
+    return {"resourceType": ("ServiceRequest", "Observation")[number % 2], "id": f"r{number}", "status": "active",
+            "code": {"coding": [{"code": _CODES[number % 3]}]}, **({"contained": inside} if inside else {})}
+
+
 def _patient(number: int) -> dict[str, Any]:
     names = ("Anne", "Ann", "van der Berg", "Zoë", "Berg")
     return {"resourceType": "Patient", "id": f"p{number}", "active": number % 2 == 0,
@@ -64,7 +74,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     database, index = Database(folder / "gateway.db", bytes(32)), Index(IndexHasher(bytes(range(32))))
     database.migrate()
     stored = []
-    resources = [*(_observation(number * 7919) for number in range(120)), *(_patient(number) for number in range(25))]
+    resources = [*(_observation(number * 7919) for number in range(120)), *(_patient(number) for number in range(25)),
+                 *(_request(number) for number in range(40))]
     for resource in resources:
         facts = EXTRACTOR.facts(resource)
         updated_ms = NOW_MS - len(stored) * 3_600_000
@@ -79,8 +90,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     database.close()
 
 
-def _read(type_name: str, pairs: list[tuple[str, str]]) -> Query:
-    return parse_query(EXTRACTOR.plans, type_name, pairs, strict=True, own_bases=(), max_count=1000, now_ms=NOW_MS)
+def _read(type_name: str, pairs: list[tuple[str, str]], *, inside: bool = False) -> Query:
+    return parse_query(EXTRACTOR.plans, type_name, pairs, strict=True, own_bases=(), max_count=1000, now_ms=NOW_MS,
+                       inside=inside)
 
 
 _PREFIX = st.sampled_from(_PREFIXES)
@@ -132,3 +144,38 @@ def test_the_index_finds_what_the_matcher_finds(
                 if kind == type_name and matches(query.criteria, facts, id_, updated_ms)}
     assert {match.row.id for match in found} == expected
     assert count == len(found) == len(expected)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(
+    st.tuples(st.just("Observation"), st.lists(_OBSERVATION_PAIR, max_size=3)),
+    st.tuples(st.just("Patient"), st.lists(_PATIENT_PAIR, max_size=2)),
+), st.sampled_from(["ServiceRequest", "Observation"]), st.sampled_from(["true", "both"]),
+    st.sampled_from(["container", "contained"]))
+def test_the_index_finds_of_what_is_contained_what_the_matcher_finds(
+    world: World, asked: tuple[str, list[tuple[str, str]]], container: str, contained: str, alone: str
+) -> None:
+    """R4 3.1.1.5.10: every criterion holds of one and the same contained resource."""
+    database, index, stored = world
+    type_name, pairs = asked
+    own = _read(type_name, [*pairs, ("_contained", contained), ("_containedType", alone)], inside=True)
+    query = of_container(own, container)
+    with database.snapshot() as connection:
+        snapshot = head_seq(connection)
+        found = index.search(connection, query, SqlBound("1"), snapshot=snapshot, limit=1000)
+        count = index.count(connection, query, SqlBound("1"), snapshot=snapshot)
+        places = index.places(connection, query, SqlBound("1"), [match.row.seq for match in found],
+                              snapshot=snapshot) if query.parts is not None else {}
+    expected = [(id_, facts, updated_ms) for kind, id_, facts, updated_ms in stored
+                if kind == container and matches(query.criteria, facts, id_, updated_ms)]
+    assert [match.row.id for match in found] == [id_ for id_, _, _ in expected]
+    if query.parts is None:
+        assert count == len(expected)
+        return
+    wanted = []
+    for id_, facts, updated_ms in expected:
+        itself = query.parts.itself is not None and matches(query.parts.itself, facts, id_, updated_ms)
+        wanted.append([0] * itself + [place for place, inner in facts.contained if matches(
+            (Criterion((query.parts.inside,)),), Facts(contained=((place, inner),)), id_, NOW_MS)])
+    assert list(places.values()) == wanted
+    assert count == sum(map(len, wanted))
