@@ -7,7 +7,6 @@ embedded node. Refuses to start on settings that cannot work.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import signal
@@ -16,10 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from gateway import audit
 from gateway.access.typed_data import Domain
@@ -36,7 +32,9 @@ from gateway.fhir.search import SearchExtractor
 from gateway.fhir.search_words import CONTENT, TEXT
 from gateway.fhir.terminology_core import Library
 from gateway.fhir.validate import Validator
+from gateway.ledger.deployment import read_deployment
 from gateway.ledger.receipts import Proofs
+from gateway.logs import set_up_logging
 from gateway.records import consents, directory, finality, scheduling, search_parameters, subscriptions, verifying
 from gateway.records.deliveries import Deliveries
 from gateway.records.gate import Caller, Gate
@@ -70,28 +68,6 @@ _JOIN_S = 10.0
 _WORDS = {"off": (), "text": (TEXT,), "content": (TEXT, CONTENT)}
 _JOB_GRANT_MS = 60_000
 """For how long a job's caller counts once read; each slice of its work reads it anew."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """Where the contracts are and whom this gateway acts for: ``deployment.json``, written by the ledger process."""
-
-    chain_id: int
-    custodian: str
-    record_anchor: str
-    consent_registry: str
-    hospital_registry: str
-
-
-def deployment(settings: Settings) -> Deployment:
-    """Read ``deployment.json``. Raises Misconfigured when it is not there or cannot be read."""
-    try:
-        table = json.loads(settings.deployment_path.read_text())
-        return Deployment(**{name: table[name] for name in (
-            "chain_id", "custodian", "record_anchor", "consent_registry", "hospital_registry")})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Misconfigured(f"{settings.deployment_path} cannot be read ({type(error).__name__}): start the gateway "
-                            "once with `gateway serve`") from error
 
 
 def open_ring(settings: Settings) -> KeyRing:
@@ -137,7 +113,7 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
 
     Raises Misconfigured where a rebuild of the index was left unfinished, unless it need not be ``whole``.
     """
-    deployed = deployment(settings)
+    deployed = read_deployment(settings)
     if whole and index_upkeep.rebuilt_to(database.reader) is not None:
         raise Misconfigured("a rebuild of the index was left unfinished: finish it with `gateway rebuild`")
     definitions = Definitions.load()
@@ -193,7 +169,7 @@ def opened_smart(settings: Settings) -> Smart:
     """The authorisation server's state for a command, beside a running gateway or without one."""
     ring = open_ring(settings)
     database = open_database(settings, ring)
-    return build_smart(settings, ring, database, Definitions.load(), deployment(settings).custodian)
+    return build_smart(settings, ring, database, Definitions.load(), read_deployment(settings).custodian)
 
 
 def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
@@ -235,7 +211,7 @@ def build_app(settings: Settings) -> ASGIApp:
     ring = open_ring(settings)
     database = open_database(settings, ring)
     node = build_node(settings, ring, database)
-    smart = build_smart(settings, ring, database, node.definitions, deployment(settings).custodian)
+    smart = build_smart(settings, ring, database, node.definitions, read_deployment(settings).custodian)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -268,39 +244,6 @@ def build_app(settings: Settings) -> ASGIApp:
                     is_app_origin=lambda origin: is_app_origin(database.reader, origin))
     app.state.limits = door.limits
     return Doors(fhir=door, others=app, limits=door.limits, failures=Failures(smart), settings=settings)
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per event: a constant message and fields; never bodies, tokens or ids."""
-
-    _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The event as one line."""
-        event = {"time": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name,
-                 "event": record.getMessage(),
-                 **{key: value for key, value in vars(record).items() if key not in self._STANDARD}}
-        if record.exc_info and record.exc_info[0] is not None:
-            trace = record.exc_info[2]
-            places = []
-            while trace is not None:
-                places.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
-                trace = trace.tb_next
-            # The places and the class alone: an exception's text may hold what a client sent.
-            event["exception"] = record.exc_info[0].__name__
-            event["places"] = places
-        return orjson.dumps(event, default=str).decode()
-
-
-def set_up_logging(settings: Settings) -> None:
-    """JSON lines on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    for noisy in ("httpx", "httpcore", "urllib3", "web3", "uvicorn.access", "uvicorn.error"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def run_worker(settings: Settings, descriptor: int) -> None:
@@ -337,7 +280,7 @@ def run_jobs(settings: Settings, ring: KeyRing, database: Database, stop: thread
         if stop.wait(0.2):
             return
     node = build_node(settings, ring, database)
-    smart = build_smart(settings, ring, database, node.definitions, deployment(settings).custodian)
+    smart = build_smart(settings, ring, database, node.definitions, read_deployment(settings).custodian)
 
     async def together() -> None:
         acts_for = authority(node, smart)
@@ -368,7 +311,7 @@ def run_ledger(settings: Settings) -> None:
     _every(0.25, stop, "access-requests", lambda: directory.deliver(node))
     _every(0.5, stop, "audit", node.disclosures.settle)
     run_loops(settings=settings, database=database, ring=ring, blobs=open_blobs(settings, database), chain=chain,
-              custodian=deployment(settings).custodian, stop=stop,
+              custodian=read_deployment(settings).custodian, stop=stop,
               sweeps=(sweep, sweep_authorizations, sweep_launches, sweep_registrations, sweep_failures,
                       sessions.sweep, logins.sweep, ceremonies.sweep, lockout.sweep, jobs.sweep, directory.sweep,
                       finality.sweep),

@@ -173,8 +173,8 @@ def _token(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    from gateway.app import set_up_logging
     from gateway.import_command import import_paths
+    from gateway.logs import set_up_logging
 
     settings = load_settings()
     set_up_logging(settings)

@@ -24,6 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
 from gateway import app
 from gateway.config import Settings
 from gateway.errors import Issue, Misconfigured
+from gateway.ledger.deployment import read_deployment
 from gateway.records.gate import Caller
 from gateway.records.import_source import WHOLE, Fault, Piece, find, pieces, size_bytes
 from gateway.records.importer import BUNDLE_BYTES_MAX, Importer
@@ -41,7 +42,7 @@ def import_paths(settings: Settings, paths: Sequence[Path], *, report: Path | No
 
     Raises Misconfigured before the first start, Unavailable when the store stays busy.
     """
-    custodian = app.deployment(settings).custodian
+    custodian = read_deployment(settings).custodian
     files, faults = find(paths)
     with _alone(settings), Outcome(report) as outcome:
         ring = app.open_ring(settings)

@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
 from gateway import app
 from gateway.config import Settings
 from gateway.errors import Misconfigured
+from gateway.ledger.deployment import read_deployment
 from gateway.records import reindexing, soundness
 from gateway.records.node import Node
 
@@ -54,7 +55,7 @@ def fsck(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _node(settings: Settings) -> Iterator[Node]:
-    app.deployment(settings)
+    read_deployment(settings)
     ring = app.open_ring(settings)
     database = app.open_database(settings, ring)
     try:

@@ -21,6 +21,7 @@ from gateway.ledger.audit_chain import Anchors, Verdict, examine
 from gateway.ledger.closing import RUN_GROUP
 from gateway.ledger.connect import rpc_url
 from gateway.ledger.deploy import ensure_contracts
+from gateway.ledger.deployment import read_deployment
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode, number
 from gateway.ledger.ethereum_rpc import JsonRpc, RpcFault
@@ -51,7 +52,7 @@ def run(settings: Settings, *, as_json: bool, rpc: str | None = None, contract: 
 def verify(settings: Settings, *, rpc: str | None = None, contract: str | None = None,
            custodian: str | None = None) -> Verdict:
     """The verdict alone."""
-    deployed = app.deployment(settings)
+    deployed = read_deployment(settings)
     who = address(custodian or deployed.custodian)
     ring = app.open_ring(settings)
     database = app.open_database(settings, ring)

@@ -1,7 +1,7 @@
 """From settings to a chain that is ready: node reached, operator's key read, contracts deployed or verified.
 
-Owns the start of the ledger process and ``deployment.json``, which tells the web workers the little they need of
-the chain; refuses another chain id than expected, and an operator who acts for no member.
+Owns the start of the ledger process, and tells the other processes by ``deployment.py``; refuses another chain id than
+expected, and an operator who acts for no member.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import time
 from typing import Final
 
 from gateway.config import Settings
-from gateway.crypto.root import write_once, write_over
+from gateway.crypto.root import write_once
 from gateway.errors import ChainUnavailable, Misconfigured
 from gateway.ledger.deploy import ensure_contracts
+from gateway.ledger.deployment import Deployment, write_deployment
 from gateway.ledger.devchain.accounts import load_accounts
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode, number
@@ -49,10 +50,9 @@ def connect_chain(settings: Settings, stop: threading.Event) -> EthereumChain | 
     if custodian is None:
         raise Misconfigured(f"the operator {chain.operator} acts for no member of HospitalRegistry "
                             f"{contracts.hospital_registry}: a member adds it with addOperator")
-    write_over(settings.deployment_path, json.dumps({
-        "chain_id": chain.chain_id, "custodian": custodian, "record_anchor": contracts.record_anchor,
-        "consent_registry": contracts.consent_registry, "hospital_registry": contracts.hospital_registry,
-    }, indent=1).encode())
+    write_deployment(settings, Deployment(
+        chain_id=chain.chain_id, custodian=custodian, record_anchor=contracts.record_anchor,
+        consent_registry=contracts.consent_registry, hospital_registry=contracts.hospital_registry))
     return chain
 
 

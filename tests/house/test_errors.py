@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from gateway import errors
-from gateway.app import JsonLines
 from gateway.errors import GatewayError, InputRefused, Issue
+from gateway.logs import JsonLines
 from gateway.web.errors import fhir_response, rendered
 from tests.running import REPOSITORY
 

@@ -13,6 +13,7 @@ import pytest
 from gateway import app, upkeep_command
 from gateway.errors import Misconfigured
 from gateway.ledger.closing import Closer
+from gateway.ledger.deployment import read_deployment
 from gateway.records import reindexing
 from gateway.store import index_upkeep
 from tests.journeys.hospital import LOINC, Hospital, observation
@@ -158,7 +159,7 @@ def test_fsck_opens_every_pushed_batch_and_proves_its_entries(
     _filled(hospital)
     hospital.node.disclosures.settle()
     closer = Closer(database=hospital.database, ring=hospital.ring, blobs=app.open_blobs(
-        hospital.settings, hospital.database), custodian=app.deployment(hospital.settings).custodian, interval_s=5,
+        hospital.settings, hospital.database), custodian=read_deployment(hospital.settings).custodian, interval_s=5,
         batch_max=4096)
     assert closer.close() is not None
     assert upkeep_command.fsck(hospital.settings) == 0

@@ -16,8 +16,8 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 
-from gateway.app import set_up_logging
 from gateway.config import load_settings
+from gateway.logs import set_up_logging
 
 _FIELDS: Final = frozenset({
     "access_token", "refresh_token", "id_token", "client_secret", "client_assertion", "registration_access_token",

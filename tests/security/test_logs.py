@@ -103,7 +103,7 @@ def test_no_process_of_a_running_gateway_tells_of_a_request(impatient: Gateway) 
 
 
 def test_an_unknown_error_is_logged_by_its_place_alone(caplog: pytest.LogCaptureFixture) -> None:
-    from gateway.app import JsonLines
+    from gateway.logs import JsonLines
     from gateway.web.errors import rendered
 
     try:
