@@ -206,6 +206,7 @@ def build_app(settings: Settings) -> ASGIApp:
     from gateway.web.doors import Doors
     from gateway.web.fhir import FhirDoor
     from gateway.web.portal import account, apps, authorize, people, proofing
+    from gateway.web.portal import consents as portal_consents
     from gateway.web.portal.pages import missing_router, static_router
 
     ring = open_ring(settings)
@@ -230,6 +231,7 @@ def build_app(settings: Settings) -> ASGIApp:
         app.include_router(portal.router(smart))
     app.include_router(authorize.router(node, smart))
     app.include_router(apps.router(node, smart))
+    app.include_router(portal_consents.router(node))
     app.include_router(health.router(node))
     app.include_router(verifying_web.router(node))
     app.include_router(missing_router())

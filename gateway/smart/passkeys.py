@@ -47,8 +47,9 @@ from gateway.smart.sessions import web_origin
 
 MOST: Final = 20
 """Passkeys one login may have."""
-_ALGORITHMS: Final = (COSEAlgorithmIdentifier.EDDSA, COSEAlgorithmIdentifier.ECDSA_SHA_256,
+_ALGORITHMS: Final = (COSEAlgorithmIdentifier.ECDSA_SHA_256, COSEAlgorithmIdentifier.EDDSA,
                       COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256)
+"""The device takes the first it can. The contract verifies ES256 alone: a passkey of another kind only signs in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,19 +7,17 @@ from typing import Any
 
 import httpx
 import pytest
-from eth_account import Account
 
 from gateway.access.scopes import parse
 from gateway.ledger.relay import refuse
 from gateway.records import finality, signing
 from gateway.records.app_consents import consent_of
-from gateway.smart.accounts import add_user
 from gateway.smart.authorization import authorizations_of
 from gateway.store import followed, outbox
 from tests.conformance.smart_app import App
 from tests.journeys.browser import Browser
 from tests.journeys.hospital import Client, Hospital
-from tests.journeys.test_consents import by_wallet, granted_on_chain, signed, states
+from tests.journeys.test_consents import granted_on_chain, states
 
 SCOPE = "launch/patient patient/Observation.rs patient/Patient.rs offline_access"
 
@@ -72,20 +70,6 @@ def test_the_consent_says_what_was_allowed_and_is_signed_by_the_kept_key(
     assert f'"Pulse <diary>" (Device/{app.id}) may read Observation and Patient records' in words[0]
     apps = [one for one in listed if {"name": "basis", "valueCode": "app"} in one.get("part", ())]
     assert len(apps) == 1
-
-
-def test_a_wallets_holder_finds_it_proposed(hospital: Hospital, browser: Browser, patient: str, app: App) -> None:
-    key = Account.create()
-    add_user(hospital.smart, fhir_user=f"Patient/{patient}", role="patient", name="Holder", wallet=key.address)
-    browser.sign_in(f"Patient/{patient}", wallet=key.address)
-    tokens = lasting(app, browser)
-    id_ = resting(hospital, patient)
-    own = hospital.patient(patient)
-    assert own.get(f"Consent/{id_}").json()["status"] == "proposed"
-    assert states(hospital, id_) == []
-    typed = own.get(f"Consent/{id_}/$typed-data").json()
-    assert signed(own, id_, signature=by_wallet(key, typed)).status_code == 200
-    assert app.refresh(tokens["refresh_token"]).status_code == 200
 
 
 def ended_here(hospital: Hospital, own: Client, id_: str, monkeypatch: pytest.MonkeyPatch) -> None:

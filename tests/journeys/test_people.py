@@ -552,7 +552,7 @@ def test_pages_are_confined_and_work_without_scripts(hospital: Hospital) -> None
         assert '<html lang="en">' in answer.text
         for field in re.findall(r'<(?:input|select|textarea)(?![^>]*type="hidden")[^>]*id="([^"]+)"', answer.text):
             assert f'for="{field}"' in answer.text, (path, field)
-    for name in ("portal.css", "passkey.js", "wallet.js"):
+    for name in ("portal.css", "ask.js", "passkey.js", "wallet.js", "signing.js"):
         file = browser.get(f"/portal/static/{name}")
         assert file.headers["x-content-type-options"] == "nosniff"
         assert browser.get(f"/portal/static/{name}", If_None_Match=file.headers["etag"]).status_code == 304

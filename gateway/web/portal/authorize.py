@@ -137,6 +137,8 @@ class _Screen:
         check_csrf(session, form)
         if not same(form.get("request", ""), self._bound(found, session)):
             raise Forbidden("this form belongs to another request: start again from the app")
+        if form.get("step") in ("deny", "for-now") and form.get("consent"):
+            await lasting.drop_consent(self._node, request, form["consent"])
         if form.get("step") == "deny":
             return await self._refused(found, "access_denied")
         asking = self._asking(found, session)
@@ -153,6 +155,10 @@ class _Screen:
                 return await self._break_glass(request, asking, form)
             case "allow":
                 return await self._allow(request, asking, form)
+            case "for-now":
+                return await self._allow(request, asking, {
+                    **{name: value for name, value in form.items() if name not in ("consent", "until")},
+                    "step": "allow", "how-long": "once"})
         raise Unprocessable("the form does not say what was decided", code="value")
 
     def _asking(self, found: PendingAuthorization, session: Session) -> Asking | Response:
@@ -216,6 +222,13 @@ class _Screen:
             represents=asking.role == "delegate", lasting=asking.role in lasting.ROLES,
             purposes=[(code, policy().purposes[code].text) for code in asking.purposes])
 
+    def _sign(self, asking: Asking, form: Mapping[str, str], rests: lasting.Resting) -> Response:
+        """The step between: the person's own signature, which the access rests on."""
+        kept = {name: value for name, value in form.items() if name not in ("csrf", "request", "step", "consent")}
+        problem = "It is not signed yet." if form.get("consent") else None
+        return self._page("authorize_sign.html", asking.pending, asking.session, status=422 if problem else 200,
+                          form=kept, consent=rests.id, words=rests.words, signers=rests.signers, problem=problem)
+
     # Steps
 
     async def _find(self, request: Request, asking: Asking, form: Mapping[str, str]) -> Response:
@@ -258,8 +271,18 @@ class _Screen:
             return await self._offer(request, asking, form, problem=_said(error))
         if is_nothing(scopes):
             return await self._refused(asking.pending, "access_denied")
+        resting = None
+        if chosen.how_long == "offline" and asking.role in lasting.ROLES and scopes.resources:
+            try:
+                rests = await lasting.rest_on_consent(self._node, request, asking.pending.client, scopes, until,
+                                                      form.get("consent"))
+            except Unprocessable as error:
+                return await self._offer(request, asking, form, problem=_said(error))
+            if not rests.signed:
+                return self._sign(asking, form, rests)
+            resting = rests.id
         return await self._approved(request, asking, scopes=scopes, encounter=encounter, purpose=purpose,
-                                    how_long=chosen.how_long, until=until)
+                                    how_long=chosen.how_long, resting=resting)
 
     async def _encounter(self, request: Request, asking: Asking, form: Mapping[str, str]) -> str | None:
         if not (asking.wants_encounter and asking.patient is not None and form.get("encounter")):
@@ -268,11 +291,8 @@ class _Screen:
                                       form["encounter"])
 
     async def _approved(self, request: Request, asking: Asking, *, scopes: ScopeSet, encounter: str | None,
-                        purpose: str, how_long: str, until: str | None) -> Response:
+                        purpose: str, how_long: str, resting: str | None) -> Response:
         handle, session = asking.pending.handle, asking.session
-        resting = None
-        if how_long == "offline" and asking.role in lasting.ROLES and scopes.resources:
-            resting = await lasting.rest_on_consent(self._node, request, asking.pending.client, scopes, until)
         try:
             return _away(await asyncio.to_thread(
                 approve, self._smart, handle, session=session, scopes=scopes, patient=asking.patient,
@@ -281,7 +301,7 @@ class _Screen:
                 consent=resting))
         except BaseException:
             if resting is not None:  # answered already, or gone meanwhile: nothing is to rest on it
-                await lasting.end_consent(self._node, request, resting)
+                await lasting.drop_consent(self._node, request, resting)
             raise
 
     async def _emergency(self, request: Request, asking: Asking, form: Mapping[str, str]) -> Response:
