@@ -7,13 +7,13 @@ https://hl7.org/fhir/R4/valueset.html#compositions
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 from gateway.fhir.bindings import code_check, coding_check
 from gateway.fhir.definitions import Definitions, ValueSet
 from gateway.fhir.expand_value_sets import OPEN_SYSTEMS
 from gateway.fhir.packages import Packages
+from gateway.fhir.unknowns import all_of, any_of
 
 Json = dict[str, Any]
 _DEPTH = 12
@@ -75,10 +75,10 @@ class PackageTerms:
         compose = held.get("compose")
         if compose is None:
             return _expanded(held, system, code)
-        found = _any(self._component(one, system, code, depth) for one in compose.get("include", ()))
+        found = any_of(self._component(one, system, code, depth) for one in compose.get("include", ()))
         if found is False or not compose.get("exclude"):
             return found
-        left_out = _any(self._component(one, system, code, depth) for one in compose["exclude"])
+        left_out = any_of(self._component(one, system, code, depth) for one in compose["exclude"])
         if left_out is True:
             return False
         return found if left_out is False else None
@@ -118,7 +118,7 @@ class PackageTerms:
             return None
         if system.find(code) is None:
             return False if system.content == "complete" else None
-        return _all(_passes(code, system, rule) for rule in component.get("filter", ()))
+        return all_of(_passes(code, system, rule) for rule in component.get("filter", ()))
 
     def _system(self, url: str) -> System | None:
         if url not in self._systems:
@@ -160,22 +160,6 @@ def _in_table(table: ValueSet, system: str | None, code: str) -> bool | None:
     if system is None and table.rule is None:
         return code in table.all_codes()
     return coding_check(table)({"system": system, "code": code}) is None
-
-
-def _any(answers: Iterable[bool | None]) -> bool | None:
-    unknown = False
-    for answer in answers:
-        if answer:
-            return True
-        unknown = unknown or answer is None
-    return None if unknown else False
-
-
-def _all(answers: Iterable[bool | None]) -> bool | None:
-    for answer in answers:
-        if answer is not True:
-            return answer
-    return True
 
 
 def _passes(code: str, system: System, rule: Json) -> bool | None:

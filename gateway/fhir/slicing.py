@@ -16,6 +16,7 @@ from gateway.fhir.fhirpath.node import choice_key
 from gateway.fhir.primitives import PRIMITIVES
 from gateway.fhir.profiles import CORE, ElementRule, Profiles, ProfileUnusableError, Slicing, TypeRule
 from gateway.fhir.resource import DECIMAL
+from gateway.fhir.unknowns import all_of, any_of
 
 _STEP = re.compile(r"\$this|resolve\(\)|extension\('([^']+)'\)|ofType\((\w+)\)|(\w+)(?:\[x\])?")
 
@@ -182,15 +183,7 @@ def matcher(rule: ElementRule, slicing: Slicing, profiles: Profiles, model: Type
     if not tests:
         return None
 
-    def matches(place: Place, resolver: Resolver) -> bool | None:
-        unknown = False
-        for test in tests:
-            answer = test(place, resolver)
-            if answer is False:
-                return False
-            unknown = unknown or answer is None
-        return None if unknown else True
-    return matches
+    return lambda place, resolver: all_of(test(place, resolver) for test in tests)
 
 
 def _test(kind: str, rule: ElementRule, steps: Sequence[str], profiles: Profiles, model: TypeModel) -> Matcher | None:
@@ -205,7 +198,7 @@ def _test(kind: str, rule: ElementRule, steps: Sequence[str], profiles: Profiles
         urls = tuple(url for one in rules for type_ in one.types for url in type_.profiles)
         if not urls:
             return None
-        return lambda place, resolver: _first_known(
+        return lambda place, resolver: any_of(
             resolver.conforms(one, url) for one in select(place, steps, resolver, model) for url in urls)
     if kind == "exists":
         if any(one.maximum == 0 for one in rules):
@@ -220,17 +213,8 @@ def _test(kind: str, rule: ElementRule, steps: Sequence[str], profiles: Profiles
         one.binding is not None and one.binding.strength == "required")]
     if not telling:
         return None
-    return lambda place, resolver: _first_known(
+    return lambda place, resolver: any_of(
         _has_value(one, held, resolver) for one in select(place, steps, resolver, model) for held in telling)
-
-
-def _first_known(answers: Iterator[bool | None]) -> bool | None:
-    unknown = False
-    for answer in answers:
-        if answer:
-            return True
-        unknown = unknown or answer is None
-    return None if unknown else False
 
 
 def _has_value(place: Place, rule: ElementRule, resolver: Resolver) -> bool | None:
