@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from time import gmtime
 from typing import Final
+
+import orjson
 
 from gateway.fhir.resource import format_instant
 
@@ -53,3 +56,19 @@ def version_answer(status: int, stored: bytes, vid: int, updated_ms: int, *, loc
     if location is not None:
         headers["Location"] = location
     return Answer(status, stored, headers, updated_ms=updated_ms)
+
+
+def response_entry(answer: Answer) -> bytes:
+    """The answer as one entry of a response Bundle. https://hl7.org/fhir/R4/http.html#transaction-response"""
+    response: dict[str, object] = {"status": f"{answer.status} {HTTPStatus(answer.status).phrase}"}
+    for name, header in (("location", "Location"), ("etag", "ETag")):
+        if header in answer.headers:
+            response[name] = answer.headers[header]
+    if answer.instant is not None:
+        response["lastModified"] = answer.instant
+    entry: dict[str, object] = {"response": response}
+    if answer.body and answer.status < 300 and not answer.is_outcome:
+        entry = {"resource": orjson.Fragment(answer.body), **entry}
+    elif answer.body:
+        response["outcome"] = orjson.Fragment(answer.body)
+    return orjson.dumps(entry)

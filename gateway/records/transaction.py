@@ -11,18 +11,16 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import apsw
-import orjson
 
 from gateway.errors import GatewayError, InputRefused, Invalid, Issue, Moved, NotFound, TooCostly, Unprocessable
 from gateway.fhir import bundle as plan
 from gateway.fhir.bundle import BundleEntry
 from gateway.fhir.resource import Resource, copy
 from gateway.records import aside, conditional, drafting, patching, preconditions, preparing, refusals
-from gateway.records.answer import Answer, version_answer
+from gateway.records.answer import Answer, response_entry, version_answer
 from gateway.records.aside import Slices
 from gateway.records.conditional import Conditions
 from gateway.records.gate import Caller
@@ -70,7 +68,7 @@ async def process(node: Node, caller: Caller, bundle: Resource, door: Door, *, s
 async def _batch(node: Node, caller: Caller, raw: Sequence[Any], door: Door) -> bytes:
     answers, slices = [], Slices()
     for place, entry in enumerate(raw):
-        answers.append(_answered(await door(caller, place, entry)))
+        answers.append(response_entry(await door(caller, place, entry)))
         await slices.turn()
     return _response(b"batch-response", answers)
 
@@ -108,11 +106,11 @@ async def _transaction(node: Node, caller: Caller, raw: Sequence[Any], entries: 
         await slices.turn()
         written = done.get(entry.place)
         if entry.method in ("GET", "HEAD"):
-            answers.append(_answered(await door(caller, entry.place, raw[entry.place])))
+            answers.append(response_entry(await door(caller, entry.place, raw[entry.place])))
         elif written is not None and not written.changed and not written.stored:
-            answers.append(_answered(shown(await _found_again(caller, entry.place, written, node, door))))
+            answers.append(response_entry(shown(await _found_again(caller, entry.place, written, node, door))))
         else:
-            answers.append(_answered(shown(_written(node, written))))
+            answers.append(response_entry(shown(_written(node, written))))
     return _response(b"transaction-response", answers)
 
 
@@ -336,22 +334,6 @@ def _written(node: Node, written: Written | None) -> Answer:
     location = f"{node.settings.base_url}/{written.type}/{written.id}/_history/{written.vid}"
     return version_answer(201 if written.created else 200, written.stored, written.vid, written.updated_ms,
                           location=location)
-
-
-def _answered(answer: Answer) -> bytes:
-    """One entry of the response Bundle."""
-    response: dict[str, object] = {"status": f"{answer.status} {HTTPStatus(answer.status).phrase}"}
-    for name, header in (("location", "Location"), ("etag", "ETag")):
-        if header in answer.headers:
-            response[name] = answer.headers[header]
-    if answer.instant is not None:
-        response["lastModified"] = answer.instant
-    entry: dict[str, object] = {"response": response}
-    if answer.body and answer.status < 300 and not answer.is_outcome:
-        entry = {"resource": orjson.Fragment(answer.body), **entry}
-    elif answer.body:
-        response["outcome"] = orjson.Fragment(answer.body)
-    return orjson.dumps(entry)
 
 
 def _response(kind: bytes, answers: Sequence[bytes]) -> bytes:

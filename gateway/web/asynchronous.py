@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -23,7 +22,7 @@ from gateway.fhir.search_results import Results
 from gateway.fhir.subset import Subset
 from gateway.fhir.xml_shapes import Shapes
 from gateway.records import bulk_import, export, jobs, search_parameters
-from gateway.records.answer import Answer
+from gateway.records.answer import Answer, response_entry
 from gateway.records.export import Elements
 from gateway.records.gate import Caller
 from gateway.records.jobs import Outcome, Runner, Task, Work
@@ -166,7 +165,8 @@ async def _delivered(door: Door, caller: Caller, row: JobRow, request: Mapping[s
             return Answer(202, headers={"X-Progress": "queued again", "Retry-After": _RETRY_S})
         answer = replace(answer, body=_without_resources(answer))
         await node.disclosures.join(Disclosure(journal.decision_seq(node.database.reader), entries))
-    return Answer(200, b'{"resourceType":"Bundle","type":"batch-response","entry":[%s]}' % _entry(answer), headers)
+    bundle = b'{"resourceType":"Bundle","type":"batch-response","entry":[%s]}' % response_entry(answer)
+    return Answer(200, bundle, headers)
 
 
 def _without_resources(answer: Answer) -> bytes:
@@ -178,21 +178,6 @@ def _without_resources(answer: Answer) -> bytes:
         return b""
     return orjson.dumps({"resourceType": "Bundle", "type": found["type"], "entry": [
         {"response": entry["response"]} for entry in found.get("entry", ()) if "response" in entry]})
-
-
-def _entry(answer: Answer) -> bytes:
-    response: dict[str, object] = {"status": f"{answer.status} {HTTPStatus(answer.status).phrase}"}
-    for name, header in (("location", "Location"), ("etag", "ETag")):
-        if header in answer.headers:
-            response[name] = answer.headers[header]
-    if answer.instant is not None:
-        response["lastModified"] = answer.instant
-    if answer.body and answer.status >= 300:
-        response["outcome"] = orjson.Fragment(answer.body)
-    entry: dict[str, object] = {"response": response}
-    if answer.body and answer.status < 300:
-        entry["resource"] = orjson.Fragment(answer.body)
-    return orjson.dumps(entry)
 
 
 async def end(door: Door, ask: Ask) -> Answer:
