@@ -1,4 +1,5 @@
-"""The head verifies records, or rejects them with a reason: a Task for each, a signed Provenance under each decision.
+"""The head verifies records, or rejects them with a reason: a Task for each (of several patients, one for each of them,
+which names them alone), a signed Provenance under each decision.
 
 Owns the list of what waits (kept by the loop of ``notices.py``, off the request path), the life of those Tasks and what
 a decision does, in one commit: the record's next version with its mark, the Provenance, the audit. Refuses a decision
@@ -67,20 +68,19 @@ def _records(node: Node, connection: apsw.Connection, after: int, head: int) -> 
         return 0  # a short way is walked again rather than written down
     node.parameters.follow(node, journal.decision_seq(connection))
     generation = node.parameters.generation
-    made = [(row, *_task_for(node, connection, row)) for row in rows]
+    made = [(row, _tasks_for(node, connection, row)) for row in rows]
 
     def work(tx: apsw.Connection) -> None:
         tx.execute("UPDATE setting SET value=? WHERE name='verifying_seq' AND value=?", (to, after))
         if not tx.changes() or search_parameters.generation(tx) != generation:
             raise Conflict("another process listed these, or a search parameter came")
-        for row, id_, version in made:
-            if version is None:
-                continue
-            journal.append(tx, version)
-            if row.labels & VERIFYING and not row.deleted:
-                tx.execute("INSERT OR REPLACE INTO verifying VALUES (?,?,?)", (row.type, row.id, id_))
-            else:
-                tx.execute("DELETE FROM verifying WHERE type=? AND id=?", (row.type, row.id))
+        for row, tasks in made:
+            for task in tasks:
+                journal.append(tx, task.version)
+                tx.execute("DELETE FROM verifying WHERE task=?", (task.id,))
+                if task.waits:
+                    tx.execute("INSERT INTO verifying (type,id,patient,task) VALUES (?,?,?,?)",
+                               (row.type, row.id, task.patient, task.id))
     try:
         node.database.transact(work)
     except Conflict:
@@ -88,30 +88,54 @@ def _records(node: Node, connection: apsw.Connection, after: int, head: int) -> 
     return len(rows)
 
 
-def _task_for(node: Node, connection: apsw.Connection, row: VersionRow) -> tuple[str, NewVersion | None]:
-    """The next version of a record's Task: open where it is still to be verified, else cancelled."""
-    known = connection.execute("SELECT task FROM verifying WHERE type=? AND id=?", (row.type, row.id)).get
-    id_ = str(known) if known is not None else str(uuid.uuid4())
-    current = journal.current(connection, "Task", id_) if known is not None else None
-    waits = bool(row.labels & VERIFYING) and not row.deleted
-    if current is None and not waits:
-        return id_, None
-    patients = node.gate.patients(connection, row)
-    task = _task(node, connection, RECORD, status="requested" if waits else "cancelled", marks=row.labels,
-                 focus={"reference": f"{row.type}/{row.id}/_history/{row.vid}"}, patients=patients)
-    if current is not None:
-        task["authoredOn"] = parse(node.versions.open(connection, current).stored)["authoredOn"]
-    return id_, _sealed(node, task, id_, 1 if current is None else current.vid + 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Next:
+    """The next version of one Task of a record. ``patient``: row id of whom it is for, 0: nobody."""
+
+    id: str
+    patient: int
+    version: NewVersion
+    waits: bool
+
+
+def _tasks_for(node: Node, connection: apsw.Connection, row: VersionRow) -> list[_Next]:
+    """The next version of each of a record's Tasks: open where it is still to be verified for that patient, else
+    cancelled."""
+    known = _open_tasks(connection, row.type, row.id)
+    wanted: dict[int, str | None] = {}
+    if row.labels & VERIFYING and not row.deleted:
+        for reference in node.gate.patients(connection, row):
+            wanted[journal.patient_pk(connection, reference.removeprefix("Patient/")) or 0] = reference
+        wanted = wanted or {0: None}
+    made = []
+    for patient in dict.fromkeys((*known, *wanted)):
+        id_ = known.get(patient) or str(uuid.uuid4())
+        current = journal.current(connection, "Task", id_) if patient in known else None
+        before = {} if current is None else parse(node.versions.open(connection, current).stored)
+        about = wanted[patient] if patient in wanted else before.get("for", {}).get("reference")
+        task = _task(node, connection, RECORD, status="requested" if patient in wanted else "cancelled",
+                     marks=row.labels, focus={"reference": f"{row.type}/{row.id}/_history/{row.vid}"}, patient=about)
+        if before:
+            task["authoredOn"] = before["authoredOn"]
+        made.append(_Next(id=id_, patient=patient, waits=patient in wanted,
+                          version=_sealed(node, task, id_, 1 if current is None else current.vid + 1)))
+    return made
+
+
+def _open_tasks(connection: apsw.Connection, type_: str, id_: str) -> dict[int, str]:
+    """The Tasks of a record that waits, by the row id of whom each is for."""
+    return {int(str(patient)): str(task) for patient, task in connection.execute(
+        "SELECT patient, task FROM verifying WHERE type=? AND id=? ORDER BY patient", (type_, id_)).fetchall()}
 
 
 def _task(node: Node, connection: apsw.Connection, code: str, *, status: str, marks: int, focus: Mapping[str, Any],
-          patients: Sequence[str]) -> Resource:
+          patient: str | None) -> Resource:
     now = format_instant(now_ms())
     tags = [tag("notice"), *([tag("waiting")] if marks & WITHHELD else [])]
     return tagged({
         "resourceType": "Task", "status": status, "intent": "order",
         "code": {"coding": [{"system": SYSTEM, "code": code}], "text": _TEXTS[code]},
-        "focus": dict(focus), **({"for": {"reference": patients[0]}} if patients else {}),
+        "focus": dict(focus), **({"for": {"reference": patient}} if patient else {}),
         "authoredOn": now, "lastModified": now,
         "requester": {"reference": node.settings.hospital_reference, "display": node.settings.hospital_name},
         "owner": heads(node, connection)[0]}, tags)
@@ -133,7 +157,7 @@ def _accounts(node: Node, connection: apsw.Connection) -> int:
     for (waiting,) in fresh:
         login = str(waiting)
         focus = {"identifier": {"system": "urn:fhir-gateway:login", "value": login}, "display": "an account"}
-        task = _task(node, connection, ACCOUNT, status="requested", marks=0, focus=focus, patients=())
+        task = _task(node, connection, ACCOUNT, status="requested", marks=0, focus=focus, patient=None)
         id_ = str(uuid.uuid4())
         made.append((login, id_, _sealed(node, task, id_, 1), True))
     for ended, known, state in over:
@@ -151,7 +175,8 @@ def _accounts(node: Node, connection: apsw.Connection) -> int:
             raise Conflict("a search parameter came or went")
         for login, id_, version, begun in made:
             if begun:
-                tx.execute("INSERT OR IGNORE INTO verifying VALUES ('login',?,?)", (login, id_))
+                tx.execute("INSERT OR IGNORE INTO verifying (type,id,patient,task) VALUES ('login',?,0,?)",
+                           (login, id_))
             else:
                 tx.execute("DELETE FROM verifying WHERE type='login' AND id=?", (login,))
             if not tx.changes():
@@ -233,6 +258,7 @@ def _decided(node: Node, caller: Caller, task: Resource, *, rejected: bool, reas
     provenance = _sealed(node, _provenance(node, caller, f"{type_}/{id_}/_history/{new.vid}", stored, patients,
                                            rejected=rejected, reason=reason), provenance_id, 1)
     generation = node.parameters.generation
+    others = _ended_alike(node, caller, type_, id_, task, rejected=rejected, reason=reason)
     rows = node.gate.entries(caller, "u", "verify", Permit("duty"), patients=patients, what=(
         f"{type_}/{id_}/_history/{new.vid}", f"Provenance/{provenance_id}/_history/1"))
 
@@ -240,13 +266,38 @@ def _decided(node: Node, caller: Caller, task: Resource, *, rejected: bool, reas
         now = journal.current(tx, type_, id_)
         if now is None or now.seq != row.seq or search_parameters.generation(tx) != generation:
             raise Moved("the record was changed meanwhile")
+        present = [journal.current(tx, "Task", other.id) for other in others]
+        if [None if one is None else one.vid + 1 for one in present] != [other.version.vid for other in others]:
+            raise Moved("a task for another patient was changed meanwhile")
         journal.append(tx, new)
         journal.append(tx, provenance)
+        for other in others:
+            journal.append(tx, other.version)
         tx.execute("DELETE FROM verifying WHERE type=? AND id=?", (type_, id_))
         if rejected:
             journal.bump_decision_seq(tx)  # what is on its way out is decided anew
         audit.append(tx, rows)
     return hook
+
+
+def _ended_alike(node: Node, caller: Caller, type_: str, id_: str, decided: Resource, *, rejected: bool,
+                 reason: str) -> list[_Next]:
+    """The Tasks for the record's other patients, ended by the same decision."""
+    connection, made = node.database.reader, []
+    for patient, task in _open_tasks(connection, type_, id_).items():
+        row = journal.current(connection, "Task", task)
+        if row is None or task == decided["id"]:
+            continue
+        stored = parse(node.versions.open(connection, row).stored)
+        ended = settle(node, caller, stored, _over(stored, rejected=rejected, reason=reason))
+        made.append(_Next(id=task, patient=patient, waits=False, version=_sealed(
+            node, ended, task, row.vid + 1, client=row.client, user=caller.grant.user)))
+    return made
+
+
+def _over(task: Resource, *, rejected: bool, reason: str) -> Resource:
+    return {**task, "status": "rejected" if rejected else "completed", "lastModified": format_instant(now_ms()),
+            **({"statusReason": {"text": reason}} if reason else {})}
 
 
 def _provenance(node: Node, caller: Caller, target: str, stored: bytes, patients: Sequence[str], *, rejected: bool,
@@ -286,8 +337,7 @@ class Decision:
 
 async def verify(node: Node, caller: Caller, type_: str, id_: str, decision: Decision) -> Written:
     """``$verify`` of a record that waits: its Task, ended. Raises NotFound where there is none, and as its update."""
-    task = node.database.reader.execute("SELECT task FROM verifying WHERE type=? AND id=?", (type_, id_)).get
-    place = str(task) if task is not None else "none"
+    place = next(iter(_open_tasks(node.database.reader, type_, id_).values()), "none")
     row = journal.current(node.database.reader, "Task", place)
     if row is None or caller.grant.role != "privacy-officer":
         node.gate.require_scope(caller, "Task", "u")
@@ -296,8 +346,7 @@ async def verify(node: Node, caller: Caller, type_: str, id_: str, decision: Dec
         stored = parse(node.versions.open(node.database.reader, row).stored)
     except IntegrityBroken as error:
         raise NotFound(f"{type_}/{id_} is not waiting to be verified") from error
-    ended = {**stored, "status": "rejected" if decision.rejected else "completed", "lastModified": format_instant(
-        now_ms()), **({"statusReason": {"text": decision.reason}} if decision.reason else {})}
+    ended = _over(stored, rejected=decision.rejected, reason=decision.reason)
     return await write.update(node, caller, "Task", place, ended, if_match=f'W/"{row.vid}"')
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.access import verification
 from gateway.crypto import attestation
 from gateway.records import verifying
 from gateway.smart.accounts import add_user
@@ -231,6 +232,59 @@ def test_only_the_head_decides(place: Hospital) -> None:
     assert place.stored() == before
     assert own.put(f"Observation/{id_}", {**own.get(f"Observation/{id_}").json(), "status": "amended"}).json()[
         "meta"]["tag"] == [{"system": MARK, "code": "unverified"}]
+
+
+def appointment(*patients: str, **elements: Any) -> dict[str, Any]:
+    return {"resourceType": "Appointment", "status": "proposed", "participant": [
+        {"actor": {"reference": f"Patient/{id_}"}, "status": "accepted"} for id_ in patients], **elements}
+
+
+@pytest.fixture
+def fed(place: Hospital, monkeypatch: pytest.MonkeyPatch) -> Hospital:
+    """A hospital whose table has what its feed writes verified too: it alone writes about several patients."""
+    monkeypatch.setattr(verification, "rules", lambda: verification.Rules(
+        by=frozenset({"feed"}), types=frozenset({"Appointment"}), keepers=frozenset()))
+    return place
+
+
+@pytest.mark.parametrize(("outcome", "ended"), [("verified", "completed"), ("rejected", "rejected")])
+def test_a_record_of_two_patients_has_a_task_for_each_which_names_no_other(fed: Hospital, outcome: str,
+                                                                           ended: str) -> None:
+    place = fed
+    one, other, third = (place.new_patient() for _ in range(3))
+    id_ = place.new(appointment(one, other))
+    listed(place)
+    officer = head(place)
+    both = tasks(officer, "&status=requested")
+    assert sorted(task["for"]["reference"] for task in both) == sorted((f"Patient/{one}", f"Patient/{other}"))
+    assert {task["focus"]["reference"] for task in both} == {f"Appointment/{id_}/_history/1"}
+    for patient, stranger in ((one, other), (other, one)):
+        [task] = tasks(place.patient(patient))
+        assert task["for"]["reference"] == f"Patient/{patient}"
+        assert f"Patient/{stranger}" not in json.dumps(task)
+    assert tasks(place.patient(third)) == []
+    second = both[1]
+    answer = officer.put(f"Task/{second['id']}", {
+        **second, "status": ended, "statusReason": {"text": "not as agreed"}})
+    assert answer.status_code == 200, answer.text
+    after = tasks(officer)
+    assert {(task["id"], task["status"], task["statusReason"]["text"]) for task in after} == {
+        (task["id"], ended, "not as agreed") for task in both}
+    assert all(marks(task) == marks(after[0]) for task in after)
+    for patient in (one, other):
+        assert len(tasks(place.patient(patient))) == (0 if outcome == "rejected" else 1)
+        assert any(entry.interaction == "verify" for entry in place.audited(patient))
+    assert officer.put(f"Task/{both[0]['id']}", {**both[0], "status": "completed"}).status_code == 422, "it is over"
+
+
+def test_the_tasks_of_a_record_that_is_gone_end_each_for_its_patient(fed: Hospital) -> None:
+    pair = (fed.new_patient(), fed.new_patient())
+    id_ = fed.new(appointment(*pair))
+    listed(fed)
+    assert fed.feed.delete(f"Appointment/{id_}").status_code == 204
+    listed(fed)
+    assert {task["for"]["reference"]: task["status"] for task in tasks(head(fed))} == {
+        f"Patient/{patient}": "cancelled" for patient in pair}
 
 
 def test_what_the_staff_writes_over_it_needs_no_verifying(place: Hospital) -> None:
