@@ -7,7 +7,7 @@ https://hl7.org/fhir/R4/search.html#chaining, https://hl7.org/fhir/R4/search.htm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.errors import BadSearch
@@ -28,6 +28,8 @@ from gateway.fhir.search_encoding import contained_key
 from gateway.fhir.search_plan import Plan
 from gateway.fhir.search_results import Unsupported
 
+Reader = Callable[[str], Criterion]
+"""What is asked of a resource of a type. Raises Unsupported, BadSearch where it has no such parameter."""
 DEPTH_MAX = 10
 """Most links one after another."""
 _TYPES_MAX = 24
@@ -47,10 +49,24 @@ def linked(criteria: Criteria, type_name: str, name: str, value: str) -> Criteri
     """A chain or ``_has`` as a criterion on ``type_name``. Raises Unsupported, BadSearch."""
     if criteria.alone:
         raise Unsupported(f"{name}: other resources are not asked about here")
-    found = _read(criteria, type_name, name, value, name, 0)
+    return _counted(lambda: _read(criteria, type_name, name, value, name, 0), name)
+
+
+class _Crowded(Exception):  # control flow: no other type is tried
+    pass
+
+
+def _counted(read: Callable[[], Criterion], asked: str) -> Criterion:
+    try:
+        return _few(read())
+    except _Crowded as error:
+        raise BadSearch(f"{asked}: it may lead along more than {_BRANCHES_MAX} links; name the types",
+                        code="too-costly", expression=f"http.{asked}") from error
+
+
+def _few(found: Criterion) -> Criterion:
     if sum(map(_links, found.any_of)) > _BRANCHES_MAX:
-        raise BadSearch(f"{name}: it may lead along more than {_BRANCHES_MAX} links; name the types", code="too-costly",
-                        expression=f"http.{name}")
+        raise _Crowded
     return found
 
 
@@ -63,7 +79,9 @@ def _read(criteria: Criteria, type_name: str, name: str, value: str, asked: str,
         raise Unsupported(f"{asked}: {type_name} is made from the log and linked to nothing")
     if name.startswith("_has:"):
         return _reverse(criteria, type_name, name, value, asked, depth)
-    return _chain(criteria, type_name, name, value, asked, depth)
+    head, _, rest = name.partition(".")
+    return _chain(criteria, type_name, head, rest,
+                  lambda target: _read(criteria, target, rest, value, asked, depth + 1), asked)
 
 
 def _reverse(criteria: Criteria, type_name: str, name: str, value: str, asked: str, depth: int) -> Criterion:
@@ -81,8 +99,17 @@ def _reverse(criteria: Criteria, type_name: str, name: str, value: str, asked: s
         if only is None or only == type_name))
 
 
-def _chain(criteria: Criteria, type_name: str, name: str, value: str, asked: str, depth: int) -> Criterion:
-    head, _, rest = name.partition(".")
+def linked_to(criteria: Criteria, type_name: str, head: str, rest: str, read: Reader) -> Criterion:
+    """A link ``reference`` or ``reference:Type`` to what ``read`` asks of each type; ``rest`` is a path on that type.
+
+    For ``_filter``, whose brackets ask several things of one resource. Raises Unsupported, BadSearch.
+    """
+    if criteria.alone:
+        raise Unsupported("_filter: other resources are not asked about here")
+    return _counted(lambda: _chain(criteria, type_name, head, rest, read, "_filter"), "_filter")
+
+
+def _chain(criteria: Criteria, type_name: str, head: str, rest: str, read: Reader, asked: str) -> Criterion:
     code, colon, wanted = head.partition(":")
     plan = _reference(criteria, type_name, code, asked)
     if colon:
@@ -92,18 +119,17 @@ def _chain(criteria: Criteria, type_name: str, name: str, value: str, asked: str
         if colon and only is not None and only != wanted:
             continue
         targets = [wanted] if colon else [only] if only is not None else _targets(criteria, plan, rest, asked)
-        predicates += _to_any(criteria, stored, targets, rest, value, asked, depth)
-    return Criterion(tuple(dict.fromkeys(predicates)))
+        predicates += _to_any(stored, targets, read)
+    return _few(Criterion(tuple(dict.fromkeys(predicates))))
 
 
-def _to_any(criteria: Criteria, plan: Plan, targets: Sequence[str], rest: str, value: str, asked: str,
-            depth: int) -> list[Predicate]:
+def _to_any(plan: Plan, targets: Sequence[str], read: Reader) -> list[Predicate]:
     """Links to each of the types whose parameter takes the value; the first refusal where none does."""
     found: list[Predicate] = []
     refused: BadSearch | Unsupported | None = None
     for target in targets:
         try:
-            inner = _read(criteria, target, rest, value, asked, depth + 1)
+            inner = read(target)
         except (BadSearch, Unsupported) as error:
             refused = refused or error
             continue

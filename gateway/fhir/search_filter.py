@@ -1,27 +1,33 @@
 """``_filter``: R4's filter expressions as one criterion.
 
-Owns their grammar and which predicate each comparison is; refuses what has none by name: element filters in brackets,
-comparisons a kind of parameter does not take. https://hl7.org/fhir/R4/search_filter.html
+Owns their grammar and which predicate each comparison is; refuses what has none by name: comparisons a kind of
+parameter does not take, brackets after what has no parts. https://hl7.org/fhir/R4/search_filter.html
+
+``name[filter].rest`` is R4's paramPath: after a reference, the filter and the rest are asked of one resource it leads
+to; after a composite, of one of its values.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from gateway.errors import BadSearch
 from gateway.fhir.query import AllOf, AnyOf, Criterion, DateIs, Not, Predicate, UpdatedIs
-from gateway.fhir.search_chain import is_link, linked
+from gateway.fhir.search_chain import DEPTH_MAX, is_link, linked, linked_to
 from gateway.fhir.search_criteria import Criteria
 from gateway.fhir.search_encoding import PREFIX_MAX, normal
 from gateway.fhir.search_plan import OPENED, Plan
 from gateway.fhir.search_results import Unsupported
 
-_TOKEN = re.compile(r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<text>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()"]+))""")
+_TOKEN = re.compile(r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<text>"(?:[^"\\]|\\.)*")|(?P<word>(?:[^\s()"\[\]]|"""
+                    r"""\[[^\s()"\[\]]*\])+)|(?P<from>\[)|(?P<to>\]))""")
+"""A word may hold brackets of its own, as the unit mm[Hg] does."""
 _LENGTH_MAX = 4_000
 _DEPTH_MAX = 30
 _TERMS_MAX = 100
+_READ_MAX = 200
 OPERATORS = frozenset({"eq", "ne", "co", "sw", "ew", "gt", "lt", "ge", "le", "ap", "sa", "eb", "pr", "po", "ss", "sb",
                        "in", "ni", "re"})
 _BY_PREFIX = frozenset({"eq", "ne", "gt", "lt", "ge", "le", "ap", "sa", "eb"})
@@ -42,6 +48,8 @@ class _Reader:
     tokens: Sequence[tuple[str, str]]
     place: int = 0
     terms: int = 0
+    read: list[str] = field(default_factory=list)
+    """The types read for, over all readers of the expression."""
 
     def peek(self) -> tuple[str, str]:
         return self.tokens[self.place] if self.place < len(self.tokens) else ("end", "")
@@ -71,7 +79,7 @@ class _Reader:
             return self.bracket(depth)
         if kind != "word":
             raise _bad("a parameter is expected" + (f" before {text[:32]!r}" if text else " at the end"))
-        return self.term(text)
+        return self.term(text, depth)
 
     def bracket(self, depth: int) -> Predicate:
         self.take()
@@ -80,7 +88,29 @@ class _Reader:
             raise _bad("a closing bracket is missing")
         return found
 
-    def term(self, path: str) -> Predicate:
+    def term(self, path: str, depth: int) -> Predicate:
+        if self.peek()[0] == "from":
+            return self.parted(path, depth)
+        operator, value = self.comparison(path)
+        return self.compared(self.type_name, path, operator, value)
+
+    def compared(self, type_name: str, path: str, operator: str, value: str) -> Predicate:
+        """One comparison, at the end of a chain on the type that the chain leads to."""
+        head, dot, rest = path.partition(".")
+        if not dot or path.startswith("_has:"):
+            return _compared(self.criteria, type_name, path, operator, value)
+        if path.count(".") > DEPTH_MAX:
+            raise _bad(f"more than {DEPTH_MAX} links", "too-costly")
+
+        def read(target: str) -> Criterion:
+            self.read.append(target)
+            if len(self.read) > _READ_MAX:
+                raise _bad("links lead to too many types: name them", "too-costly")
+            return Criterion((self.compared(target, rest, operator, value),))
+
+        return _all(linked_to(self.criteria, type_name, head, rest, read))
+
+    def comparison(self, path: str) -> tuple[str, str]:
         self.terms += 1
         if self.terms > _TERMS_MAX:
             raise _bad(f"more than {_TERMS_MAX} comparisons", "too-costly")
@@ -90,11 +120,88 @@ class _Reader:
         kind, value = self.take()
         if kind not in ("text", "word"):
             raise _bad(f"a value is missing after {path[:64]} {operator}")
-        if "[" in path:
-            raise Unsupported(f"_filter: {path[:64]!r}: filters of elements in brackets are not supported")
-        if kind == "text":
-            value = re.sub(r"\\(.)", r"\1", value[1:-1])
-        return _compared(self.criteria, self.type_name, path, operator, value)
+        return operator, re.sub(r"\\(.)", r"\1", value[1:-1]) if kind == "text" else value
+
+    def parted(self, path: str, depth: int) -> Predicate:
+        """``path[filter].rest``: by what the path leads to, or by the parts of a composite."""
+        head, dot, rest = path.partition(".")
+        if dot and not head.startswith("_has:"):
+            return self.beyond(head, rest, lambda reader: reader.term(rest, depth + 1))
+        plan = self.criteria.plan(self.type_name, path.partition(":")[0])
+        if plan.components and ":" not in path:
+            return self.of_composite(plan)
+        if plan.parameter.type != "reference":
+            raise Unsupported(f"_filter: {path[:64]!r} has no parts that a filter in brackets is asked of")
+        return self.beyond(path, self.after(), lambda reader: reader.both(depth + 1))
+
+    def both(self, depth: int) -> Predicate:
+        """``[filter].rest`` of one resource."""
+        self.take()
+        filtered_by = self.any_of(depth)
+        return AllOf((filtered_by, self.term(self.rest(), depth)))
+
+    def rest(self) -> str:
+        """The path behind a closing bracket."""
+        closed, (kind, text) = self.take()[0] == "to", self.take()
+        if not closed or kind != "word" or len(text) < 2 or text[0] != ".":
+            raise _bad("], a dot and a parameter are expected after a filter in brackets")
+        return text[1:]
+
+    def after(self) -> str:
+        """That path, before the brackets are read."""
+        depth, place = 1, self.place
+        while depth:
+            place += 1
+            if place >= len(self.tokens):
+                raise _bad("a bracket does not end")
+            depth += {"from": 1, "to": -1}.get(self.tokens[place][0], 0)
+        return _Reader(self.criteria, self.type_name, self.tokens, place).rest()
+
+    def beyond(self, head: str, first: str, ask: Callable[[_Reader], Predicate]) -> Predicate:
+        """What ``ask`` reads from here on, of each type the reference may lead to."""
+        ends: dict[int, int] = {}
+
+        def read(target: str) -> Criterion:
+            self.read.append(target)
+            if len(self.read) > _READ_MAX:
+                raise _bad("links lead to too many types: name them", "too-costly")
+            reader = _Reader(self.criteria, target, self.tokens, self.place, self.terms, self.read)
+            found = ask(reader)
+            ends[reader.place] = max(ends.get(reader.place, 0), reader.terms)
+            return Criterion((found,))
+
+        found = linked_to(self.criteria, self.type_name, head, first, read)
+        [(self.place, self.terms)] = ends.items()  # the types differ, not the text
+        return _all(found)
+
+    def of_composite(self, plan: Plan) -> Predicate:
+        """Each part but one within the brackets, with ``and`` between them; the last after them."""
+        self.take()
+        asked: dict[str, str] = {}
+        while True:
+            kind, part = self.take()
+            if kind != "word":
+                raise _bad("a part of the composite is expected")
+            self.of_part(plan, part, asked)
+            if self.peek() != ("word", "and"):
+                break
+            self.take()
+        self.of_part(plan, self.rest(), asked)
+        codes = [code for code, _ in plan.parameter.components]
+        if asked.keys() != set(codes):
+            raise Unsupported(f"_filter: of {plan.parameter.code} every part is asked: {', '.join(codes)}")
+        value = "$".join(asked[code] for code in codes)
+        return _all(self.criteria.criterion(self.type_name, plan.parameter.code, value, asked="_filter"))
+
+    def of_part(self, plan: Plan, part: str, asked: dict[str, str]) -> None:
+        kinds = {code: one.type for (code, _), one in zip(plan.parameter.components, plan.components, strict=True)}
+        if part not in kinds or part in asked:
+            raise Unsupported(f"_filter: {part[:64]!r} is none of {', '.join(kinds)}, or was asked before")
+        operator, value = self.comparison(part)
+        ranged = kinds[part] in ("date", "number", "quantity")
+        if operator != "eq" and not (ranged and operator in _BY_PREFIX):
+            raise Unsupported(f"_filter: {operator} does not compare {part} within {plan.parameter.code}")
+        asked[part] = (operator if ranged else "") + _escaped(value, ",$")
 
 
 def filtered(criteria: Criteria, type_name: str, name: str, value: str) -> Criterion:
@@ -103,6 +210,8 @@ def filtered(criteria: Criteria, type_name: str, name: str, value: str) -> Crite
         raise _bad(f"longer than {_LENGTH_MAX} letters", "too-long")
     reader = _Reader(criteria, type_name, _tokens(value))
     found = reader.any_of(0)
+    if len(reader.read) > _READ_MAX:  # a type that was refused is passed over, which here it must not be
+        raise _bad("links lead to too many types: name them", "too-costly")
     if reader.peek()[0] != "end":
         raise _bad(f"{reader.peek()[1][:32]!r} is not expected there")
     return Criterion((found,))
@@ -114,16 +223,16 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
-            raise _bad("a text does not end")
+            raise _bad("a text or a bracket does not end")
         found.append((match.lastgroup or "", match[match.lastgroup or 0]))
         place = match.end()
     return found
 
 
 def _compared(criteria: Criteria, type_name: str, path: str, operator: str, value: str) -> Predicate:
-    """One comparison, at the end of a chain on the type that the chain leads to."""
+    """One comparison, at the end of a ``_has`` on the type that it leads to."""
     if is_link(path):
-        head, _, _ = path.rpartition(":" if path.startswith("_has:") and "." not in path.split(":", 3)[-1] else ".")
+        head, _, _ = path.rpartition("." if "." in path.split(":", 3)[-1] else ":")
         last = path[len(head) + 1:]
         ending = _ending(last, operator, value)
         return _all(linked(criteria, type_name, f"{head}{path[len(head)]}{last}{ending[0]}", ending[1]))
