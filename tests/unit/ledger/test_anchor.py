@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,7 @@ from gateway.ledger.receipts import Proofs, build_audit_receipt, build_receipt
 from gateway.ledger.verify import verify
 from gateway.store import followed, journal
 from tests.simulators.chain import OPERATOR
-from tests.unit.ledger.ledger_world import Crash, HeldBlobs, World, foreign, ring_at
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyRing]:
-    ring = ring_at(tmp_path_factory.mktemp("keys"))
-    yield ring
-    ring.close()
-
-
-@pytest.fixture
-def world(tmp_path: Path, ring: KeyRing) -> Iterator[World]:
-    world = World(tmp_path, ring)
-    yield world
-    world.database.close()
+from tests.unit.ledger.ledger_world import Crash, HeldBlobs, World, foreign
 
 
 def check_exactly_once(world: World) -> None:

@@ -21,14 +21,7 @@ from gateway.ledger.events import Granted, Revoked, RevokedAll
 from gateway.ledger.follower import Follower
 from gateway.store import followed, journal, outbox, provisions
 from gateway.store.sql import Database
-from tests.unit.ledger.ledger_world import FAR, PATIENT, World, grant, name, revoke, revoke_all, ring_at
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyRing]:
-    ring = ring_at(tmp_path_factory.mktemp("keys"))
-    yield ring
-    ring.close()
+from tests.unit.ledger.ledger_world import FAR, PATIENT, World, grant, name, revoke, revoke_all
 
 
 @pytest.fixture

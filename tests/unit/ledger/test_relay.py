@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,9 @@ from gateway.ledger.events import Granted, Revoked, RevokedAll
 from gateway.store import followed, outbox
 from gateway.store.sql import Database
 from tests.simulators.chain import OPERATOR
-from tests.unit.ledger.ledger_world import PATIENT, Crash, World, grant, name, revoke, revoke_all, ring_at
+from tests.unit.ledger.ledger_world import PATIENT, Crash, World, grant, name, revoke, revoke_all
 from tests.unit.ledger.test_anchor import Weather, blow, check_exactly_once
 from tests.unit.ledger.test_follower import sign
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyRing]:
-    ring = ring_at(tmp_path_factory.mktemp("keys"))
-    yield ring
-    ring.close()
-
-
-@pytest.fixture
-def world(tmp_path: Path, ring: KeyRing) -> Iterator[World]:
-    world = World(tmp_path, ring)
-    yield world
-    world.database.close()
 
 
 def enqueue(world: World, kind: outbox.IntentKind, call: outbox.SignedCall, consent: str = "c1") -> str:
