@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import apsw
 
@@ -20,10 +20,7 @@ from gateway.access.passkey import PublicKey
 from gateway.errors import BadSearch, Unprocessable
 from gateway.fhir.query import Criterion, IdIs, Query
 from gateway.fhir.resource import Resource
-
-if TYPE_CHECKING:
-    from gateway.records.gate import Caller
-    from gateway.records.node import Hook, Node
+from gateway.records.cose import public_key_of
 
 WALLET: Final = "urn:fhir-gateway:wallet"
 PUBLIC_KEY: Final = "urn:fhir-gateway:public-key"
@@ -105,8 +102,6 @@ def _holders(connection: apsw.Connection, account: str) -> list[str]:
 
 @lru_cache(maxsize=65_536)
 def _account_of(cose: bytes) -> str | None:
-    from gateway.records.signing import public_key_of  # which itself needs a Node
-
     key = public_key_of(cose)
     return None if key is None else key.account
 
@@ -115,10 +110,9 @@ def _refused(why: str) -> BadSearch:
     return BadSearch(f"identifier {why}", code="value", expression="http.identifier")
 
 
-def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource) -> Hook | None:
-    """A Patient does not say what its person signs with. Raises Unprocessable."""
+def check_write(node: object, caller: object, old: Resource | None, new: Resource) -> None:
+    """A Patient does not say what its person signs with, whoever writes it. Raises Unprocessable."""
     for place, one in enumerate(new.get("identifier") or ()):
         if one.get("system") in _SYSTEMS:
             raise Unprocessable("what a patient signs with is registered with their account", code="business-rule",
                                 expression=f"Patient.identifier[{place}].system")
-    return None

@@ -40,6 +40,7 @@ from gateway.fhir.resource import Resource
 from gateway.ledger.address import address
 from gateway.ledger.calls import GrantCall
 from gateway.records.consent_standing import Current, rules_of
+from gateway.records.cose import public_key_of
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.smart.sessions import web_origin
@@ -153,18 +154,6 @@ def passkeys_of(connection: apsw.Connection, patient: str) -> Iterator[Signer]:
         key = public_key_of(bytes(cose))
         if key is not None:
             yield Signer(kind="passkey", address=address(key.account), credential=bytes(credential), key=key)
-
-
-def public_key_of(cose: bytes) -> PublicKey | None:
-    """The key of a COSE_Key, None where it is not one of ES256. https://www.rfc-editor.org/rfc/rfc9053"""
-    from webauthn.helpers import decode_credential_public_key  # loaded by the few workers that sign
-    from webauthn.helpers.cose import COSEAlgorithmIdentifier
-    from webauthn.helpers.decode_credential_public_key import DecodedEC2PublicKey
-
-    found = decode_credential_public_key(cose)
-    if not isinstance(found, DecodedEC2PublicKey) or found.alg != COSEAlgorithmIdentifier.ECDSA_SHA_256:
-        return None
-    return PublicKey(x=bytes(found.x), y=bytes(found.y))
 
 
 def _passkey(connection: apsw.Connection, patient: str, credential: str | None) -> Signer:
