@@ -24,7 +24,7 @@ def parsers(commands: Any) -> None:  # Any: argparse does not name the type of i
     add.add_argument("--role", required=True)
     add.add_argument("--name", required=True)
     add.add_argument("--organization", action="append", default=[], metavar="Organization/ID")
-    add.add_argument("--wallet", help="the patient's own address, 0x…")
+    add.add_argument("--wallet", help="the patient's own address, 0x…; one already registered stays: see `wallet`")
     add.add_argument("--represents", metavar="Patient/ID", help="whom a delegate acts for")
     add.add_argument("--until", metavar="DATE", help="the last day of a delegate's mandate; a minor's: the majority")
     add.add_argument("--login", metavar="NAME", help="also a login for the portal; its password is asked for")
@@ -37,6 +37,11 @@ def parsers(commands: Any) -> None:  # Any: argparse does not name the type of i
                        "asked for")
     reset.add_argument("--password-file", type=Path, metavar="FILE", help="take that password from a file instead")
     reset.set_defaults(run=_reset)
+    wallet = user.add_parser("wallet", help="register a patient's wallet, or another one after a loss or a theft: "
+                             "sessions and tokens end, the patient and the privacy officer are told")
+    wallet.add_argument("user", metavar="Patient/ID")
+    wallet.add_argument("wallet", metavar="0x…")
+    wallet.set_defaults(run=_wallet)
     close = user.add_parser("close", help="close an account and revoke its tokens")
     close.add_argument("user")
     close.set_defaults(run=_close)
@@ -93,6 +98,21 @@ def _reset(given: argparse.Namespace) -> int:
         print(f"still registered, and a way in: the wallet {found.wallet}")
     if found.uri is not None:
         print(f"one-time codes, shown this once (for an authenticator app): {found.uri}")
+    return 0
+
+
+def _wallet(given: argparse.Namespace) -> int:
+    from gateway.app import opened_smart
+    from gateway.smart.wallets import change_wallet
+
+    found = change_wallet(opened_smart(load_settings()), given.user, given.wallet)
+    if found.before == found.after:
+        print(f"{found.after} is registered already: nothing was changed")
+        return 0
+    print(f"registered: {found.after}" + (f", in place of {found.before}" if found.before else ""))
+    if found.standing:
+        print(f"grants signed by {found.before} that go on: {found.standing}. Revoked here they let nobody in from that "
+              "moment; on the chain its own signature alone ends them")
     return 0
 
 

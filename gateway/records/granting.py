@@ -39,6 +39,7 @@ from gateway.records.signing import (
     still_asked,
     wallet_of,
 )
+from gateway.smart.accounts import wallet_address
 from gateway.store import journal, outbox, provisions
 from gateway.store.sql import now_ms
 
@@ -122,7 +123,7 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
             _store(node, connection, id_, signable, signed, caller.grant.user)
             if given.get("wallet") and signer.kind == "wallet":
                 connection.execute("UPDATE account SET wallet=? WHERE fhir_user=? AND wallet IS NULL",
-                                   (signer.address, f"Patient/{patient}"))
+                                   (wallet_address(signer.address), f"Patient/{patient}"))
             audit.append(connection, rows)
 
         await node.commits.commit(work)

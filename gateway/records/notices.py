@@ -30,6 +30,7 @@ from gateway.fhir.resource import Resource, format_instant, parse
 from gateway.records import drafting, endpoints
 from gateway.records.endpoints import Resolve, Sender
 from gateway.records.node import Node
+from gateway.smart.wallets import CHANGED
 from gateway.store import journal, search_parameters
 from gateway.store.journal import NewVersion
 from gateway.store.sql import now_ms
@@ -49,13 +50,14 @@ _CATEGORY: Final = "http://terminology.hl7.org/CodeSystem/communication-category
 _ACT_REASON: Final = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
 _OVER: Final = ("SELECT pk, requester, patient, first, last, count, told, communications FROM notice_burst "
                 "WHERE until_ms<=? ORDER BY until_ms LIMIT ?")
-Kind = Literal["refused", "glass-broken", "operator", "attested", "ended"]
+Kind = Literal["refused", "glass-broken", "operator", "attested", "ended", "wallet"]
 _TEXTS: Final[dict[Kind, tuple[str, str]]] = {
     "refused": ("Access refused", "asked for your records and was refused"),
     "glass-broken": ("Emergency access", "opened your records in an emergency, without asking you first"),
     "operator": ("Access by an operator", "used your records with a token made by this hospital's operator"),
     "attested": ("Consent on paper", "attested your consent on paper, signed here with the key we keep"),
-    "ended": ("Consents ended", "ended all that your consents permitted")}
+    "ended": ("Consents ended", "ended all that your consents permitted"),
+    "wallet": ("Wallet changed", "registered another wallet as yours, at the word of this hospital's operator")}
 _OFFICE: Final[dict[str, Kind]] = {"sign": "attested", "revoke-all": "ended"}
 """What the records office does in a patient's name."""
 
@@ -198,6 +200,8 @@ def _opened(node: Node, row: StoredRow) -> AuditEntry | None:
 def _kind(entry: AuditEntry) -> Kind:
     if entry.outcome != "0":
         return "refused"
+    if entry.interaction == CHANGED:
+        return "wallet"
     if entry.interaction in _OFFICE and entry.role == "records-office":
         return _OFFICE[entry.interaction]
     return "glass-broken" if entry.basis == "break-glass" or not entry.basis else "operator"

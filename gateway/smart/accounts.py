@@ -15,7 +15,7 @@ import apsw
 from eth_utils.address import is_checksum_formatted_address, is_hex_address, to_checksum_address
 
 from gateway.access.roles import policy
-from gateway.errors import NotFound, Unprocessable
+from gateway.errors import Conflict, NotFound, Unprocessable
 from gateway.smart.issuer import Smart
 from gateway.smart.sessions import end_sessions
 from gateway.smart.tokens import revoke_user
@@ -65,8 +65,9 @@ def add_user(smart: Smart, *, fhir_user: str, role: str, name: str, organization
              wallet: str | None = None, represents: str | None = None, mandate_until_ms: int | None = None) -> None:
     """Add a person, or give one already here a new standing (which revokes their tokens and reopens the account).
 
-    ``organizations``: references a patient's grant may name to reach them; ``wallet``: an Ethereum address;
-    ``represents`` and ``mandate_until_ms``: of a delegate alone. Raises Unprocessable.
+    ``organizations``: references a patient's grant may name to reach them; ``wallet``: an Ethereum address, None:
+    whatever is registered; ``represents`` and ``mandate_until_ms``: of a delegate alone. Raises Unprocessable, Conflict
+    (another wallet is registered: ``wallets.py`` changes it).
     """
     now_ms = smart.now_ms()
 
@@ -91,10 +92,14 @@ def put_user(connection: apsw.Connection, *, fhir_user: str, role: str, name: st
             raise Unprocessable("an organisation is given as Organization/ID")
     _check_mandate(role, represents, mandate_until_ms)
     address = None if wallet is None else wallet_address(wallet)
+    known = find_account(connection, fhir_user)
+    if known is not None and known.wallet is not None and address not in (None, wallet_address(known.wallet)):
+        raise Conflict(f"{fhir_user} has the wallet {known.wallet} registered: change it with `gateway user wallet "
+                       f"{fhir_user} {address}`")
     connection.execute(
         "INSERT INTO account (fhir_user,role,name,organizations,wallet,represents,mandate_until_ms,proofed,"
         "created_ms) VALUES (?,?,?,?,?,?,?,1,?) ON CONFLICT (fhir_user) DO UPDATE SET role=excluded.role, "
-        "name=excluded.name, organizations=excluded.organizations, wallet=excluded.wallet, "
+        "name=excluded.name, organizations=excluded.organizations, wallet=coalesce(account.wallet,excluded.wallet), "
         "represents=excluded.represents, mandate_until_ms=excluded.mandate_until_ms, closed_ms=NULL",
         (fhir_user, role, name, " ".join(organizations), address, represents, mandate_until_ms, now_ms))
     revoke_user(connection, fhir_user, now_ms)

@@ -19,6 +19,7 @@ from gateway.smart.logins import Login, audit_login
 from gateway.smart.sealing import seal
 from gateway.smart.sessions import Session
 
+_REGISTERED = "a wallet is registered already: the hospital changes it (`gateway user wallet`)"
 
 def check_recent(smart: Smart, session: Session) -> None:
     """Raises Forbidden when the sign-in is too long ago to change how to sign in."""
@@ -135,7 +136,7 @@ def add_wallet(smart: Smart, session: Session, text: str, signature: str, *, cha
         connection.execute("UPDATE account SET wallet=? WHERE fhir_user=? AND wallet IS NULL AND closed_ms IS NULL",
                            (address, session.user))
         if not connection.changes():
-            raise Conflict("a wallet is registered already: the records office changes it")
+            raise Conflict(_REGISTERED)
         _changed(smart, connection, session, "wallet-added", smart.now_ms())
         return address
     return smart.database.transact(work)
@@ -149,7 +150,7 @@ def check_wallet(smart: Smart, session: Session) -> None:
         raise Forbidden("a wallet is registered by a verified patient")
     account = find_account(smart.database.reader, session.user)
     if account is None or account.wallet is not None:
-        raise Conflict("a wallet is registered already: the records office changes it")
+        raise Conflict(_REGISTERED)
 
 
 def _login(connection: apsw.Connection, session: Session) -> Login:

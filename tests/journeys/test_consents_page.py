@@ -18,7 +18,7 @@ from tests.consent import consent
 from tests.journeys.authenticator import Passkey, registered
 from tests.journeys.browser import Browser, Page
 from tests.journeys.hospital import Client, Hospital
-from tests.journeys.test_consents import by_wallet, granted_on_chain, states
+from tests.journeys.test_consents import by_wallet, granted_on_chain, signed, states
 
 SCOPE = "launch/patient patient/Observation.rs offline_access"
 CONSENTS = "/portal/consents"
@@ -83,6 +83,15 @@ def test_another_wallets_signature_is_refused_in_words(hospital: Hospital, holde
     assert refused.status_code == 422
     assert "not the patient's over these terms" in refused.json()["error"]
     assert states(hospital, id_) == []
+
+
+def test_a_wallet_brought_with_a_signature_is_registered_as_one_that_signs_in(
+        hospital: Hospital, browser: Browser, patient: str, key: Any) -> None:
+    browser.sign_in(f"Patient/{patient}")
+    own, id_ = hospital.patient(patient), proposed(hospital, patient)
+    typed = own.get(f"Consent/{id_}/$typed-data?wallet={key.address}").json()
+    assert signed(own, id_, wallet=key.address.lower(), signature=by_wallet(key, typed)).status_code == 200
+    assert signing.wallet_of(hospital.database.reader, patient) == key.address, "EIP-55, as EIP-4361 has it"
 
 
 def test_a_passkey_signs_where_one_is_registered(hospital: Hospital, browser: Browser, patient: str) -> None:

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from eth_account import Account
 
 from gateway.cli import main
+from gateway.records import notices
 from gateway.smart import logins, passwords, upstream
 from gateway.smart.accounts import find_account
+from tests.consent import consent
 from tests.journeys.authenticator import Passkey, registered
 from tests.journeys.hospital import Client, Hospital
+from tests.journeys.test_consents import by_wallet, signed
 from tests.journeys.visitors import PASSWORD, Browser
 
 Command = Callable[..., tuple[int, str, str]]
@@ -149,3 +153,70 @@ def test_a_delegate_is_added_with_whom_they_represent_and_until_when(hospital: H
     assert (account.represents, account.mandate_until_ms) == ("Patient/child", 1_924_992_000_000)
     assert command(*who, "--until", "soon")[0] == 2
     assert command(*who)[0] == 2
+
+
+def test_a_registered_wallet_is_changed_by_its_own_command_alone(hospital: Hospital, command: Command) -> None:
+    """A registered wallet ends the kept key's signing: nothing the operator does later gives that back."""
+    patient, old, new = hospital.new_patient(), Account.create(), Account.create()
+    user = f"Patient/{patient}"
+    who = ("add", "--user", user, "--role", "patient", "--name", "Wendy Wallet")
+    assert command(*who, "--wallet", old.address.lower())[0] == 0
+    assert command(*who)[0] == 0, "a new standing"
+    assert command(*who, "--wallet", old.address)[0] == 0
+    account = find_account(hospital.database.reader, user)
+    assert account is not None
+    assert account.wallet == old.address, "as it was"
+    code, _, error = command(*who, "--wallet", new.address)
+    assert (code, f"{user} has the wallet {old.address} registered: change it with `gateway user wallet {user} "
+            f"{new.address}`" in error) == (2, True)
+    granted, held = (hospital.feed.post("Consent", consent(patient, f"Practitioner/{number}")).json()["id"]
+                     for number in (1, 2))
+    own = hospital.patient(patient)
+    assert signed(own, granted, signature=by_wallet(old, own.get(f"Consent/{granted}/$typed-data").json())
+                  ).status_code == 200
+    unsent = by_wallet(old, own.get(f"Consent/{held}/$typed-data").json())
+
+    code, printed, _ = command("wallet", user, new.address.lower())
+    assert (code, printed) == (0, f"registered: {new.address}, in place of {old.address}\ngrants signed by {old.address} "
+                               "that go on: 1. Revoked here they let nobody in from that moment; on the chain its own "
+                               "signature alone ends them\n")
+    assert own.get(user).status_code == 401, "sessions and tokens end"
+    own = hospital.patient(patient)
+    typed = own.get(f"Consent/{held}/$typed-data").json()
+    assert typed["message"]["patient"] == new.address.lower()
+    for given in ({"signature": unsent}, {"signature": unsent, "wallet": old.address}, {"kind": "custodial"}):
+        assert signed(own, held, **given).status_code == 422
+    assert signed(own, held, signature=by_wallet(new, typed)).status_code == 200
+    # The old one still ends what it granted.
+    end = own.get(f"Consent/{granted}/$typed-data").json()
+    assert end["message"]["patient"] == old.address.lower()
+    assert own.post(f"Consent/{granted}/$revoke", {"resourceType": "Parameters", "parameter": [
+        {"name": "signature", "valueString": by_wallet(old, end)}]}).status_code == 200
+    row = next(one for one in hospital.audited(patient) if one.interaction == "wallet-changed")
+    assert (row.operator, row.reason) == (True, f"from {old.address} to {new.address}")
+    while notices.step(hospital.node):
+        pass
+    [notice] = [entry["resource"] for entry in own.get("Communication").json()["entry"]
+                if entry["resource"]["topic"]["coding"][0]["code"] == "wallet"]
+    assert "registered another wallet as yours, at the word of this hospital's operator" in notice["payload"][0][
+        "contentString"]
+    assert command("wallet", user, new.address) == (
+        0, f"{new.address} is registered already: nothing was changed\n", "")
+
+
+def test_a_wallet_is_of_one_open_patients_account(hospital: Hospital, command: Command) -> None:
+    one, two = (f"Patient/{hospital.new_patient()}" for _ in range(2))
+    key = Account.create()
+    for user in (one, two):
+        assert command("add", "--user", user, "--role", "patient", "--name", "Pat")[0] == 0
+    assert command("wallet", one, key.address) == (0, f"registered: {key.address}\n", "")
+    code, _, error = command("wallet", two, key.address)
+    assert (code, "registered with another account" in error) == (2, True)
+    assert command("wallet", two, key.address[:-1])[0] == 2
+    assert command("wallet", "Patient/nobody-here", key.address)[0] == 2
+    assert command("add", "--user", "Practitioner/walletless", "--role", "clinician", "--name", "Dr W")[0] == 0
+    code, _, error = command("wallet", "Practitioner/walletless", Account.create().address)
+    assert (code, "a wallet signs for a patient" in error) == (2, True)
+    assert command("close", two)[0] == 0
+    code, _, error = command("wallet", two, Account.create().address)
+    assert (code, "the account is closed" in error) == (2, True)
