@@ -29,7 +29,9 @@ Work = Callable[[apsw.Connection], T]
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK_TIMEOUT_S = 30.0
-_CACHE_KIB = 32_768
+_CACHE_KIB = 16_384
+_THREAD_CACHE_KIB = 4_096
+"""Of a reader that is not the main thread's: there are as many as there are threads."""
 _UNWRITABLE = (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.ReadOnlyError, apsw.CantOpenError)
 """What SQLite says when the disk, not the statement, is at fault. It may have rolled the transaction back by itself."""
 
@@ -89,7 +91,8 @@ class Database:
         """This thread's read connection."""
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = connect(self.path, self._page_key)
+            main = threading.current_thread() is threading.main_thread()
+            connection = connect(self.path, self._page_key, cache_kib=_CACHE_KIB if main else _THREAD_CACHE_KIB)
             connection.execute("PRAGMA query_only=ON")
             self._local.connection = connection
         return connection
