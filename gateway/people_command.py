@@ -111,8 +111,8 @@ def _wallet(given: argparse.Namespace) -> int:
         return 0
     print(f"registered: {found.after}" + (f", in place of {found.before}" if found.before else ""))
     if found.standing:
-        print(f"grants signed by {found.before} that go on: {found.standing}. Revoked here they let nobody in from that "
-              "moment; on the chain its own signature alone ends them")
+        print(f"grants signed by {found.before} that go on: {found.standing}. Revoked here they let nobody in from "
+              "that moment; on the chain its own signature alone ends them")
     return 0
 
 

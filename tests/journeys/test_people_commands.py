@@ -177,9 +177,9 @@ def test_a_registered_wallet_is_changed_by_its_own_command_alone(hospital: Hospi
     unsent = by_wallet(old, own.get(f"Consent/{held}/$typed-data").json())
 
     code, printed, _ = command("wallet", user, new.address.lower())
-    assert (code, printed) == (0, f"registered: {new.address}, in place of {old.address}\ngrants signed by {old.address} "
-                               "that go on: 1. Revoked here they let nobody in from that moment; on the chain its own "
-                               "signature alone ends them\n")
+    assert (code, printed) == (0, f"registered: {new.address}, in place of {old.address}\ngrants signed by "
+                               f"{old.address} that go on: 1. Revoked here they let nobody in from that moment; "
+                               "on the chain its own signature alone ends them\n")
     assert own.get(user).status_code == 401, "sessions and tokens end"
     own = hospital.patient(patient)
     typed = own.get(f"Consent/{held}/$typed-data").json()
@@ -196,8 +196,8 @@ def test_a_registered_wallet_is_changed_by_its_own_command_alone(hospital: Hospi
     assert (row.operator, row.reason) == (True, f"from {old.address} to {new.address}")
     while notices.step(hospital.node):
         pass
-    [notice] = [entry["resource"] for entry in own.get("Communication").json()["entry"]
-                if entry["resource"]["topic"]["coding"][0]["code"] == "wallet"]
+    found = [entry["resource"] for entry in own.get(f"Communication?recipient={user}").json()["entry"]]
+    [notice] = [one for one in found if one["topic"]["coding"][0]["code"] == "wallet"]
     assert "registered another wallet as yours, at the word of this hospital's operator" in notice["payload"][0][
         "contentString"]
     assert command("wallet", user, new.address) == (
