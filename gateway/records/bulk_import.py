@@ -2,7 +2,9 @@
 
 Owns where lines come from (files sent along, or URLs below a listed source), and what is told of refused ones; refuses
 every other address, redirects, and lines of another type than was said. Marks are a job's own: a runner that goes on
-where another died brings nothing in twice, and a new job asked for with the same file does its work.
+where another died brings nothing in twice, and a new job asked for with the same file does its work. What the lines
+refer to that is not here at the end is told as warnings, to this hospital's feed alone: to others what is hidden must
+be as what is absent.
 https://github.com/smart-on-fhir/bulk-import/blob/master/import-manifest.md
 """
 
@@ -20,11 +22,13 @@ import apsw
 import httpx
 import orjson
 
+from gateway.access.bound import is_feed
 from gateway.config import origin_of
 from gateway.errors import Forbidden, Invalid, Issue, Malformed, Unavailable
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.resource import parse
 from gateway.outgoing import AsyncPinned, DestinationRefused, Rule
+from gateway.records import references
 from gateway.records.gate import Caller
 from gateway.records.import_source import Fault, Piece
 from gateway.records.importer import BUNDLE_BYTES_MAX, Importer
@@ -34,6 +38,7 @@ from gateway.store import jobs
 BODY: Final = ""
 """The URL of what was sent along."""
 _TIMEOUT: Final = httpx.Timeout(10.0, read=60.0)
+_DANGLING: Final = "dangling"
 _CHECKPOINT_LINES: Final = 1_000
 _TOLD_MAX: Final = 10_000
 """Most refused lines of one input that are told one by one."""
@@ -121,31 +126,64 @@ async def carry_out(task: Task) -> Outcome:
     inputs = [Input(**one) for one in request["inputs"]]
     for number in range(len(done), len(inputs)):
         report = _Report(inputs[number].type)
-        await _bring_in(task, number, inputs[number], report, done)
+        dangling = await _bring_in(task, number, inputs[number], report, done)
         done.append({"input": number, "stored": dict(report.stored), "already": report.already,
                      "refused": report.refused_lines})
         body = b"".join(report.refusals)
 
         def store(connection: apsw.Connection, body: bytes = body, number: int = number,
-                  lines: int = len(report.refusals)) -> None:
+                  lines: int = len(report.refusals), dangling: Mapping[str, int] = dangling) -> None:
+            if dangling:  # a later input may bring it; goes with the inputs once the job is done
+                jobs.add_part(connection, task.row.pk, "input", _DANGLING, len(dangling),
+                              seal(task.node, task.row.id, _DANGLING, orjson.dumps(dangling)))
             if body:
                 place = max((part.place for part in jobs.parts(connection, task.row.pk)), default=0) + 1
                 jobs.add_part(connection, task.row.pk, "error", str(number), lines,
                               seal(task.node, task.row.id, f"error {place}", body))
 
         await task.advance(f"file {number + 1} of {len(inputs)}", {"done": done}, store)
+    if inputs and is_feed(task.authority(task.row.token, outlives=True).grant):
+        await _tell_dangling(task, done)
     return Outcome("done", orjson.dumps({"done": done}))
 
 
-async def _bring_in(task: Task, number: int, one: Input, report: _Report, done: Sequence[Mapping[str, Any]]) -> None:
-    """One input; what breaks it off is told as its last line. Raises Unauthenticated once the token is revoked."""
+async def _tell_dangling(task: Task, done: Sequence[Mapping[str, Any]]) -> None:
+    """One warning for each resource that is referred to and not here, now that every input is."""
+    node, reader, found = task.node, task.node.database.reader, Counter[str]()
+    for part in jobs.parts(reader, task.row.pk):
+        if part.type == _DANGLING and part.kind == "error":
+            return  # a runner that died told it
+        if part.type == _DANGLING and (body := jobs.part_body(reader, task.row.pk, part.place)) is not None:
+            found.update(orjson.loads(unseal(node, task.row.id, _DANGLING, body)))
+    missing = references.missing(node, found)
+    told = [operation_outcome((Issue("warning", "not-found", f"{name} is referred to {count} times and is not here"),))
+            for name, count in sorted(missing.items())[:_TOLD_MAX]]
+    if len(missing) > len(told):
+        told.append(operation_outcome((Issue("warning", "too-long", f"{len(missing) - len(told)} more are not here"),)))
+    if not told:
+        return
+
+    def store(connection: apsw.Connection) -> None:
+        place = max((part.place for part in jobs.parts(connection, task.row.pk)), default=0) + 1
+        jobs.add_part(connection, task.row.pk, "error", _DANGLING, len(told),
+                      seal(node, task.row.id, f"error {place}", b"\n".join(told) + b"\n"))
+
+    await task.advance("references", {"done": list(done)}, store)
+
+
+async def _bring_in(task: Task, number: int, one: Input, report: _Report,
+                    done: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """One input, and what it refers to that is not here; what breaks it off is told as its last line.
+
+    Raises Unauthenticated once the token is revoked.
+    """
     where = Path(f"input {number + 1}")
     digest = hashlib.sha256(f"$import {task.row.id} {number}".encode()).digest()
 
     def caller() -> Caller:
         return task.authority(task.row.token, outlives=True)
 
-    work = Importer(task.node, caller, report, guard=task.require)
+    work = Importer(task.node, caller, report, guard=task.require, recall=True)
     place = 0
     try:
         async for line in _lines(task, one):
@@ -162,6 +200,7 @@ async def _bring_in(task: Task, number: int, one: Input, report: _Report, done: 
         report.refused(where, place + 1, (Issue("error", "processing", str(error)),))
     await work.flush()
     caller()
+    return work.dangling()
 
 
 def _nothing_else(_: apsw.Connection) -> None:
@@ -216,7 +255,7 @@ def manifest(request: Mapping[str, Any], outcome: Mapping[str, Any], parts: Sequ
              started: str) -> bytes:
     """What became of each input: counts by type, and a file of OperationOutcomes for what was refused."""
     inputs = request["inputs"]
-    errors = {int(part.type): part for part in parts if part.kind == "error"}
+    errors = {int(part.type): part for part in parts if part.kind == "error" and part.type != _DANGLING}
 
     def named(number: int) -> dict[str, Any]:
         return {"inputUrl": inputs[number]["url"]} if inputs[number]["url"] else {"input": number + 1}
@@ -231,5 +270,7 @@ def manifest(request: Mapping[str, Any], outcome: Mapping[str, Any], parts: Sequ
         if number in errors:
             error.append({"type": "OperationOutcome", "count": one["refused"], **named(number),
                           "url": f"{url}/_file/{errors[number].place}"})
+    error += [{"type": "OperationOutcome", "count": part.count, "url": f"{url}/_file/{part.place}"}
+              for part in parts if part.kind == "error" and part.type == _DANGLING]
     return orjson.dumps({"transactionTime": started, "request": request["url"], "requiresAccessToken": True,
                          "output": output, "error": error})

@@ -72,14 +72,15 @@ class Importer:
     """Carries out one import; used from one event loop."""
 
     def __init__(self, node: Node, caller: Callable[[], Caller], report: Report, *, again: bool = False,
-                 guard: Hook | None = None) -> None:
+                 guard: Hook | None = None, recall: bool = False) -> None:
         """``caller``: who imports, read anew; ``again``: marks of earlier imports do not count; ``guard``: raises
-        within a commit that may not be made any more."""
+        within a commit that may not be made any more; ``recall``: what lines refer to that landed before counts too."""
         self._node = node
         self._caller = caller
         self._report = report
         self._again = again
         self._guard = guard
+        self._recall = recall
         self._names = Pseudonymizer(node.ring.secret("pseudonym"))
         self._files: dict[bytes, bytes] = {}
         self._window: tuple[bytes, int, set[int]] = (b"", -1, set())
@@ -96,6 +97,8 @@ class Importer:
         mark = self._mark(piece)
         if not self._again and self._landed(mark):
             self._report.there_already()
+            if self._recall:
+                self._note(parse(piece.body))
             return
         try:
             resource = parse(piece.body)
@@ -134,6 +137,12 @@ class Importer:
                 alone, group = alone + group, []
         for one in alone:
             await self._alone(one)
+
+    def _note(self, landed: Resource) -> None:
+        entries = landed.get("entry", ()) if landed["resourceType"] == "Bundle" else ({"resource": landed},)
+        for entry in entries:
+            if "resource" in entry:
+                self._dangling.note(self._node, entry["resource"])
 
     async def _single(self, piece: Piece, resource: Resource, mark: imports.Mark) -> None:
         if len(piece.body) > self._node.settings.max_body_bytes:

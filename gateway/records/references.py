@@ -206,7 +206,12 @@ class Dangling:
 
     def found(self, node: Node) -> dict[str, int]:
         """Each target that is not here now, with how many references lead to it."""
-        return {name: count for name, count in self._missing.items() if not _stored(node.database.reader, name)}
+        return missing(node, self._missing)
+
+
+def missing(node: Node, names: Mapping[str, int]) -> dict[str, int]:
+    """Those of ``names`` (``Type/id``) that are not here now."""
+    return {name: count for name, count in names.items() if not _stored(node.database.reader, name)}
 
 
 def _stored(connection: apsw.Connection, name: str) -> bool:

@@ -182,6 +182,47 @@ def test_an_import_that_was_interrupted_goes_on_and_doubles_nothing(
     assert manifest(hospital.feed, place)["output"][0]["count"] + partly >= 8
 
 
+def encounter(id_: str, patient: str, within: str | None = None) -> dict[str, Any]:
+    return {"resourceType": "Encounter", "id": id_, "status": "finished", "class": {"code": "AMB"},
+            "subject": {"reference": f"Patient/{patient}"}, **(
+                {"partOf": {"reference": f"Encounter/{within}"}} if within else {})}
+
+
+def form(*files: bytes) -> tuple[bytes, dict[str, str]]:
+    head = b'--x\r\nContent-Disposition: form-data; name="Resource"; filename="f"\r\n\r\n'
+    body = b"".join(head + one + b"\r\n" for one in files) + b"--x--\r\n"
+    return body, {**ASYNC, "Content_Type": "multipart/form-data; boundary=x"}
+
+
+def test_references_that_lead_nowhere_at_the_end_are_told(hospital: Hospital) -> None:
+    """What a later line or file brings is no fault; what nobody brought is a warning, not a refusal."""
+    first = ndjson(encounter("dangling-1", "dangling-later"), encounter("dangling-2", "dangling-later", "dangling-1"),
+                   encounter("dangling-3", "dangling-later", "dangling-none"))
+    second = ndjson(put("dangling-later"), encounter("dangling-4", "dangling-later", "dangling-none"))
+    body, headers = form(first, second)
+    place = kicked_off(hospital.feed.post("$import", body, **headers))
+    work(hospital)
+    found = manifest(hospital.feed, place)
+    assert sum(one["count"] for one in found["output"]) == 5
+    [warnings] = found["error"]
+    assert "input" not in warnings
+    [outcome] = lines(hospital.feed, warnings["url"])
+    [issue] = outcome["issue"]
+    assert (issue["severity"], issue["code"]) == ("warning", "not-found")
+    assert issue["diagnostics"].startswith("Encounter/dangling-none is referred to 2 times")
+    assert b"dangling-none" not in kept(hospital)
+
+
+def test_a_foreign_system_is_not_told_what_is_not_here(hospital: Hospital, tmp_path: Path) -> None:
+    """Invariant 4: what is hidden from it would be missing from the list, and so betrayed."""
+    other = as_backend(hospital, backend(hospital, tmp_path, "system/*.cruds"), scope="system/*.cruds")
+    one = {"resourceType": "Basic", "code": {"text": "x"}, "subject": {"reference": "Device/dangling-nowhere"}}
+    place = kicked_off(other.post("$import", ndjson(one), **NDJSON))
+    work(hospital)
+    assert not any("dangling-nowhere" in json.dumps(lines(other, one["url"]))
+                   for one in manifest(other, place)["error"])
+
+
 def test_what_waits_for_its_import_is_sealed(hospital: Hospital) -> None:
     kicked_off(hospital.feed.post("$import", ndjson(put("sealed-wait", name=[{"family": "Mirabellus"}])), **NDJSON))
     assert b"Mirabellus" not in kept(hospital)
