@@ -107,8 +107,11 @@ def revoked_all(connection: apsw.Connection, patient: Address, epoch: int) -> in
     denied inside a permit ends with it; what is denied outright stays.
     """
     epoch_is(connection, patient, epoch)
-    later = [str(consent) for (consent,) in connection.execute(
-        "SELECT DISTINCT consent FROM provision WHERE address=? AND epoch IS NULL AND state<>'revoked'", (patient,)).fetchall()
+    open_ = connection.execute(
+        "SELECT DISTINCT consent FROM provision WHERE address=? AND epoch IS NULL AND state<>'revoked'",
+        (patient,)).fetchall()
+    later = [
+        str(consent) for (consent,) in open_
         if (granted := outbox.grant_of_consent(connection, str(consent))) is not None and granted.epoch >= epoch]
     connection.execute(
         "UPDATE provision SET state='revoked' WHERE address=? AND (permit=1 OR exception=1) "  # noqa: S608
