@@ -200,6 +200,7 @@ def build_app(settings: Settings) -> ASGIApp:
     """The ASGI application of one worker."""
     from fastapi import FastAPI
 
+    from gateway.records.residuals import extensions
     from gateway.web import clients, health, launches, registration
     from gateway.web import smart as smart_web
     from gateway.web import verifying as verifying_web
@@ -222,7 +223,7 @@ def build_app(settings: Settings) -> ASGIApp:
 
     app = FastAPI(title="FHIR gateway", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.smart = smart
-    app.include_router(smart_web.router(smart))
+    app.include_router(smart_web.router(smart, lambda grant, consent: extensions(node, grant, consent)))
     app.include_router(launches.router(smart))
     app.include_router(registration.router(smart))
     app.include_router(clients.router(smart))

@@ -2,12 +2,13 @@
 
 Owns what is told of a token, and who may ask or end it; refuses to tell anything but ``active: false`` of one that is
 unknown, over, or another's. https://www.rfc-editor.org/rfc/rfc7662, https://www.rfc-editor.org/rfc/rfc7009,
-https://hl7.org/fhir/smart-app-launch/STU2.2/token-introspection.html
+https://hl7.org/fhir/smart-app-launch/STU2.2/token-introspection.html, https://profiles.ihe.net/ITI/PCF/other.html
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import apsw
@@ -26,10 +27,15 @@ from gateway.smart.oauth import FormRequest, OAuthClient, told
 from gateway.smart.refresh_tokens import PREFIX, family_of
 from gateway.smart.tokens import Secret
 
+Consents = Callable[[Grant, str | None], Mapping[str, Any]]
+"""What the patient's consents leave of a Grant (its app's own Consent, if any): ``extensions`` of IHE IUA and PCF."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredToken:
-    """A token that is good now, as Authlib asks about it. ``grant``: of an access token alone."""
+    """A token that is good now, as Authlib asks about it. ``grant``: of an access token alone; ``whole``: whether who
+    asks enforces consents and is told of them. What a patient forbids looks to its holder like what is not there.
+    """
 
     secret: Secret = field(repr=False)
     client_id: str
@@ -40,6 +46,7 @@ class StoredToken:
     expires_ms: int
     grant: Grant | None
     authorization: Authorization | None
+    whole: bool = False
 
     def check_client(self, client: OAuthClient) -> bool:
         return self.client_id == client.registered.id
@@ -127,6 +134,10 @@ class Introspection(IntrospectionEndpoint):  # type: ignore[misc]  # Authlib has
     def query_token(self, token_string: str, token_type_hint: str | None) -> StoredToken | None:
         return stored_token(self.server.smart, token_string)
 
+    def authenticate_token(self, request: FormRequest, client: OAuthClient) -> StoredToken | None:
+        token: StoredToken | None = super().authenticate_token(request, client)
+        return None if token is None else replace(token, whole=client.registered.kind == "feed")
+
     def check_permission(self, token: StoredToken, client: OAuthClient, request: FormRequest) -> bool:
         """A client sees its own tokens; this hospital's own systems (feeds) see all."""
         return token.check_client(client) or client.registered.kind == "feed"
@@ -145,6 +156,9 @@ class Introspection(IntrospectionEndpoint):  # type: ignore[misc]  # Authlib has
             found |= context_of(smart, token.authorization, token.scopes)
         if token.user is not None and "openid" in token.scopes.others:
             found |= {"iss": smart.issuer, "sub": identity(smart, token.user, token.scopes)["sub"]}
+        if token.whole and token.grant is not None:
+            consent = None if token.authorization is None else token.authorization.consent
+            found["extensions"] = dict(self.server.consents(token.grant, consent))
         return found
 
 

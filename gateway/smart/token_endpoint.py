@@ -28,7 +28,7 @@ from gateway.smart.app_grants import CodeGrant, Pkce, RefreshGrant, narrowed, pa
 from gateway.smart.approvals import why_not
 from gateway.smart.client_authentication import JWT, methods
 from gateway.smart.clients import find_client
-from gateway.smart.introspection import Introspection, Revocation
+from gateway.smart.introspection import Consents, Introspection, Revocation
 from gateway.smart.issuer import Smart
 from gateway.smart.issuing import Issuing, Kind, Presented, present
 from gateway.smart.launches import LaunchContext, take_launch
@@ -52,9 +52,10 @@ class _ClientCredentials(ClientCredentialsGrant):  # type: ignore[misc]  # Authl
 class TokenEndpoint(AuthorizationServer):  # type: ignore[misc]  # Authlib has no types
     """The endpoints. Stateless between requests; safe between threads."""
 
-    def __init__(self, smart: Smart) -> None:
+    def __init__(self, smart: Smart, consents: Consents) -> None:
         super().__init__()
         self.smart = smart
+        self.consents = consents
         self.keys = SigningKeys(smart)
         self.parse_scope = smart.parse_scope
         self._issuing = Issuing(smart, self.keys)

@@ -91,6 +91,14 @@ def names_records(connection: apsw.Connection, patient: str, grantees: Sequence[
         (patient, *grantees, now_ms)).get is not None
 
 
+def naming_records(connection: apsw.Connection, patient: str, grantees: Sequence[int], now_ms: int,
+                   limit: int) -> tuple[ProvisionRow, ...]:
+    """Those left out of ``for_holder``, for whichever record, at most ``limit``."""
+    return _rows(connection, f"FROM {_HELD} WHERE h.id=? AND {_holder(grantees)} AND p.permit IN (0,1) "
+                 f"AND p.data={RECORDS} AND p.valid_until_ms>? AND p.state<>'revoked' ORDER BY p.pk LIMIT ?",
+                 (patient, *grantees, now_ms, limit))
+
+
 def of_record(connection: apsw.Connection, type_: str, id_: str, patient: str,
               grantees: Sequence[int]) -> tuple[ProvisionRow, ...]:
     """Those left out of ``for_holder`` that name this record."""

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from gateway.errors import Forbidden, GatewayError, OAuthError, Unauthenticated, Unavailable
 from gateway.smart.clients import is_app_origin
 from gateway.smart.discovery import openid_configuration, smart_configuration, style
+from gateway.smart.introspection import Consents
 from gateway.smart.issuer import Smart
 from gateway.smart.token_endpoint import TokenEndpoint
 from gateway.smart.userinfo import userinfo
@@ -41,9 +42,9 @@ _CALLED_BY_PAGES: Final[Mapping[str, str]] = {
 T = TypeVar("T")
 
 
-def router(state: Smart) -> APIRouter:
-    """The routes, with full paths; mount it at the root of the application."""
-    endpoints = TokenEndpoint(state)
+def router(state: Smart, consents: Consents) -> APIRouter:
+    """The routes, with full paths; mount it at the root of the application. ``consents``: see ``introspection.py``."""
+    endpoints = TokenEndpoint(state, consents)
     limiter: list[anyio.CapacityLimiter] = []
     routes = APIRouter()
 

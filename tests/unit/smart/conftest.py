@@ -55,7 +55,7 @@ def hospital(tmp_path: Path, definitions: Definitions) -> Iterator[Hospital]:
                        audit=audit, allow_loopback_jwks=True, secrets=lambda label: (label.encode().ljust(32, b"-"),),
                        now_ms=lambda: clock_ms[0])
     app = FastAPI()
-    app.include_router(router(smart))
+    app.include_router(router(smart, lambda _grant, _consent: {}))
     yield Hospital(smart, clock_ms, audited, app)
     database.close()
 
