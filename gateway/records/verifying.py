@@ -20,7 +20,7 @@ import apsw
 
 from gateway import audit
 from gateway.access.decision import Permit
-from gateway.access.marks import AUTHOR, NOTICE, UNVERIFIED, VERIFYING, WITHHELD, marks_of, tag, tagged
+from gateway.access.marks import AUTHOR, NOTICE, REJECTED, UNVERIFIED, VERIFYING, WITHHELD, marks_of, tag, tagged
 from gateway.crypto import attestation
 from gateway.errors import Conflict, Forbidden, IntegrityBroken, Moved, NotFound, Unprocessable
 from gateway.fhir.resource import Resource, canonical, format_instant, parse
@@ -100,10 +100,10 @@ class _Next:
 
 def _tasks_for(node: Node, connection: apsw.Connection, row: VersionRow) -> list[_Next]:
     """The next version of each of a record's Tasks: open where it is still to be verified for that patient, else
-    cancelled."""
+    cancelled. What was rejected waits for its author, not for the head."""
     known = _open_tasks(connection, row.type, row.id)
     wanted: dict[int, str | None] = {}
-    if row.labels & VERIFYING and not row.deleted:
+    if row.labels & VERIFYING & ~REJECTED and not row.deleted:
         for reference in node.gate.patients(connection, row):
             wanted[journal.patient_pk(connection, reference.removeprefix("Patient/")) or 0] = reference
         wanted = wanted or {0: None}

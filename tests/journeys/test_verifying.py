@@ -161,6 +161,8 @@ def test_an_author_puts_a_rejected_record_right_and_it_waits_again(place: Hospit
     [task] = tasks(officer)
     rejected = {**task, "status": "rejected", "statusReason": {"text": "wrong unit"}}
     assert officer.put(f"Task/{task['id']}", rejected).status_code == 200
+    listed(place)
+    assert tasks(officer, "&status=requested") == [], "what was decided is not asked again"
     mended = own.put(f"Observation/{id_}", observation(patient, "70", id=id_))
     assert mended.status_code == 200, mended.text
     assert marks(mended.json()) == ["waiting"]
