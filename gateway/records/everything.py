@@ -6,7 +6,6 @@ ends; refuses to show, count or follow what may not be seen. https://hl7.org/fhi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,12 +17,14 @@ import apsw
 from gateway.audit import SealedRow
 from gateway.errors import BadSearch, Forbidden
 from gateway.fhir.query import Criterion, HashIs, IdIs, Query
+from gateway.fhir.resource import Resource
 from gateway.fhir.search import Plans, parse_query
 from gateway.fhir.search_dates import Range
 from gateway.records import read
 from gateway.records.gate import Caller
 from gateway.records.gathering import Follower, Opened, Permitted, audit_rows, disclosed, open_all, searchset, walk
 from gateway.records.node import Node
+from gateway.records.pace import Pace, short_first
 from gateway.records.paging import PageLink
 from gateway.store import journal
 from gateway.store.index import Cursor
@@ -61,7 +62,7 @@ async def everything(node: Node, caller: Caller, asked: Asked, page: PageLink | 
         caller = caller.again()
 
     async def attempt(caller: Caller) -> bytes:
-        gathered = await asyncio.to_thread(_gather, node, caller, asked, page)
+        gathered = await short_first(lambda at: _gather(node, caller, asked, page, at), short=asked.id is not None)
         await disclosed(node, caller, gathered.audit)
         return _bundle(node, caller, asked, page, gathered)
     return await node.decided(caller, attempt)
@@ -84,14 +85,17 @@ class _Gathered:
     audit: tuple[SealedRow, ...]
 
 
-def _gather(node: Node, caller: Caller, asked: Asked, page: PageLink | None) -> _Gathered:
-    with node.database.snapshot() as connection:
+def _gather(node: Node, caller: Caller, asked: Asked, page: PageLink | None, at: Pace) -> _Gathered:
+    with node.database.snapshot() as connection, at.statements(connection):
         snapshot = page.snapshot if page else journal.head_seq(connection)
-        found = list(islice(_members(node, caller, connection, asked, snapshot, page.cursor if page else None),
-                            asked.count + 1))
+        found = []
+        for one in islice(_members(node, caller, connection, asked, snapshot, page.cursor if page else None),
+                          asked.count + 1):
+            at.open(1)
+            found.append(one)
         following = found[asked.count - 1].cursor if len(found) > asked.count else None
-        matches = open_all(node, connection, found[:asked.count])
-        includes = _named(node, caller, connection, asked, matches)
+        matches = open_all(node, connection, found[:asked.count], at)
+        includes = _named(node, caller, connection, asked, matches, at)
         audit = audit_rows(node, caller, connection, "everything", [one.found for one in (*matches, *includes)],
                            query=urlencode(asked.pairs), about=asked.path)
     return _Gathered(matches, includes, snapshot, following, audit)
@@ -163,16 +167,22 @@ def _wanted(asked: Asked, one: Permitted) -> bool:
 
 
 def _named(node: Node, caller: Caller, connection: apsw.Connection, asked: Asked,
-           matches: Sequence[Opened]) -> list[Opened]:
+           matches: Sequence[Opened], at: Pace) -> list[Opened]:
     """Who and what the page's resources name: practitioners, organisations, medications, places, and those named by
     them. Never another patient's records."""
     named = node.definitions.resource_types.difference(node.definitions.compartment_types("Patient"))
     if asked.compartment == "Encounter":
         named |= {"Patient"}
     types = named & asked.types if asked.types else named
-    follower = Follower(node, caller, connection, types=types, known=[one.found.reference for one in matches])
-    first = follower.follow((one.resource for one in matches), limit=_INCLUDES_MAX)
-    return first + follower.follow((one.resource for one in first), limit=_INCLUDES_MAX - len(first))
+    follower = Follower(node, caller, connection, types=types, known=[one.found.reference for one in matches], at=at)
+    first = follower.follow(_parsed(matches, at), limit=_INCLUDES_MAX)
+    return first + follower.follow(_parsed(first, at), limit=_INCLUDES_MAX - len(first))
+
+
+def _parsed(opened: Sequence[Opened], at: Pace) -> Iterator[Resource]:
+    for one in opened:
+        at.parse(len(one.stored))
+        yield one.resource
 
 
 def _bundle(node: Node, caller: Caller, asked: Asked, page: PageLink | None, gathered: _Gathered) -> bytes:

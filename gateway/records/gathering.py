@@ -2,7 +2,7 @@
 
 Owns the walk over a query's permitted matches, the following of references, and the audit of what was gathered; refuses
 to pass anything on that ``decide`` did not let through (invariants 4, 8). Everything here but ``disclosed`` may fetch
-and open blocks: it belongs into a thread.
+and open blocks: it belongs into a thread, or keeps to a ``Pace``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import apsw
@@ -21,18 +20,16 @@ from gateway.audit import Disclosure, SealedRow
 from gateway.errors import TooCostly
 from gateway.fhir.query import Query
 from gateway.fhir.resource import Resource, format_instant, parse, reference_target, references
+from gateway.records import pace
 from gateway.records.gate import Caller, Viewing
 from gateway.records.node import Node
+from gateway.records.pace import Elsewhere, Pace
 from gateway.store import journal
 from gateway.store.index import Cursor, Match
 from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
 _BATCH = 200
-STATEMENTS_S = 20.0
-"""How long one walk's statements may take."""
-_STEPS = 5_000
-"""SQLite's steps between two looks at the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +59,14 @@ class Opened:
         return parse(self.stored)
 
 
-@contextmanager
-def until(connection: apsw.Connection, end: float) -> Iterator[None]:
-    """Stop the statements within once ``time.perf_counter()`` is past ``end``. Raises TooCostly."""
-    connection.set_progress_handler(lambda: time.perf_counter() > end, _STEPS)
-    try:
-        yield
-    except apsw.InterruptError as error:
-        raise TooCostly(f"it takes longer than {STATEMENTS_S:.0f} s to find; narrow it", code="too-costly") from error
-    finally:
-        connection.set_progress_handler(None)
-
-
 def walk(node: Node, caller: Caller, connection: apsw.Connection, query: Query, *, snapshot: int,
          after: Cursor | None = None) -> Iterator[Permitted]:
     """Every permitted match of ``query`` at ``snapshot`` in its order. Raises Forbidden outside the token's scopes."""
     bound = node.gate.bound(connection, caller, query.type)
     viewing = node.gate.viewing(connection, caller, query.type)
-    end = time.perf_counter() + STATEMENTS_S
+    end = time.perf_counter() + pace.STATEMENTS_S
     while True:
-        with until(connection, end):
+        with pace.until(connection, end):
             batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=_BATCH, after=after)
         for match in batch:
             decision = _decided(node, caller, connection, viewing, match)
@@ -108,9 +93,20 @@ def at_most(found: Iterable[Permitted], limit: int, what: str) -> list[Permitted
     return taken
 
 
-def open_all(node: Node, connection: apsw.Connection, found: Sequence[Permitted]) -> list[Opened]:
-    """The bytes of each that was not erased since, in order. Raises BlobUnavailable and what a broken block raises."""
-    opened = (node.versions.open_kept(connection, [one.row for one in found]) or {}) if found else {}
+def open_all(node: Node, connection: apsw.Connection, found: Sequence[Permitted],
+             at: Pace | None = None) -> list[Opened]:
+    """The bytes of each that was not erased since, in order.
+
+    Raises BlobUnavailable and what a broken block raises; Elsewhere on the event loop where a block must be fetched.
+    """
+    if not found:
+        return []
+    rows, local = [one.row for one in found], at is not None and at.on_loop
+    opened = node.versions.open_kept(connection, rows, local=local)
+    if opened is None:
+        if local:
+            raise Elsewhere
+        return []
     return [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened]
 
 
@@ -118,7 +114,8 @@ class Follower:
     """Follows references to current versions that may be seen; each is given once."""
 
     def __init__(self, node: Node, caller: Caller, connection: apsw.Connection, *, types: frozenset[str],
-                 known: Iterable[str]) -> None:
+                 known: Iterable[str], at: Pace | None = None) -> None:
+        self._at = at
         self._node = node
         self._caller = caller
         self._connection = connection
@@ -133,7 +130,9 @@ class Follower:
             for type_, id_ in self._targets(resource):
                 if len(found) < limit and (one := self._permitted(type_, id_)) is not None:
                     found.append(one)
-        return open_all(self._node, self._connection, found)
+                    if self._at is not None:
+                        self._at.open(1)
+        return open_all(self._node, self._connection, found, self._at)
 
     def _targets(self, resource: Resource) -> Iterator[tuple[str, str]]:
         base = self._node.settings.base_url.rstrip("/")

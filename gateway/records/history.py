@@ -20,7 +20,7 @@ import apsw
 from gateway.access.decision import Decision, Deny
 from gateway.audit import Disclosure, SealedRow
 from gateway.errors import Forbidden
-from gateway.records import gathering, read
+from gateway.records import pace, read
 from gateway.records.gate import Caller
 from gateway.records.node import Node
 from gateway.records.read import Reading
@@ -138,9 +138,9 @@ def _walk(node: Node, caller: Caller, connection: apsw.Connection, type_: str, w
           below: int) -> Iterator[tuple[VersionRow, Decision]]:
     """Every version of a type that may be found, newest first: bounded in SQL, and each decided."""
     bound: SqlBound = node.gate.bound(connection, caller, type_)
-    end = time.perf_counter() + gathering.STATEMENTS_S
+    end = time.perf_counter() + pace.STATEMENTS_S
     while True:
-        with gathering.until(connection, end):
+        with pace.until(connection, end):
             rows = journal.history_of_type(connection, type_, below=below, limit=_AT_ONCE, window=window,
                                            condition=bound.condition, parameters=bound.parameters)
         for row in rows:

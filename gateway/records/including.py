@@ -4,7 +4,7 @@ Owns following links both ways at the page's snapshot, each included resource de
 target that may not be seen from one that is not there, and to open more than a page bears.
 https://hl7.org/fhir/R4/search.html#include
 
-Everything here opens blocks: it belongs into a thread.
+Everything here opens blocks: it keeps to the ``Pace`` of where it runs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gateway.fhir.search_results import Include
 from gateway.records.gate import Caller, Viewing
 from gateway.records.gathering import Opened, Permitted, open_all
 from gateway.records.node import Node
+from gateway.records.pace import Pace
 from gateway.store import journal
 from gateway.store.index import Cursor
 from gateway.store.journal import VERSION_COLUMNS, VersionRow
@@ -58,7 +59,8 @@ def check(includes: Iterable[Include]) -> None:
 class Including:
     """Follows the includes of one page."""
 
-    def __init__(self, node: Node, caller: Caller, connection: apsw.Connection, snapshot: int) -> None:
+    def __init__(self, node: Node, caller: Caller, connection: apsw.Connection, snapshot: int, at: Pace) -> None:
+        self._at = at
         self._node = node
         self._caller = caller
         self._connection = connection
@@ -80,7 +82,7 @@ class Including:
             self._forward(step)
             self._reverse(step)
             wanted = list(step.wanted.values())
-            frontier = open_all(self._node, self._connection, wanted)
+            frontier = open_all(self._node, self._connection, wanted, self._at)
             found += frontier
             applying = [include for include in includes if include.iterate]
             if not frontier or not applying or self._left <= 0:
@@ -104,6 +106,7 @@ class Including:
             self._warn(f"more than {MOST} resources are to be included; this page holds that many: ask for a smaller "
                        "_count, or search for them")
             return False
+        self._at.open(1)
         self._left -= 1
         self._seen.add(row.seq)
         step.wanted[row.seq] = Permitted(row, decision, Cursor(None, row.seq))
@@ -124,6 +127,7 @@ class Including:
         targets: dict[Literal | Canonical, None] = {}
         for one in step.frontier:
             if any(include.type in (None, one.found.row.type) for include in includes):
+                self._at.parse(len(one.stored))
                 targets.update(dict.fromkeys(self._links.forward(one.resource, includes)))
         for row in self._rows(targets):
             if not self._take(step, row):

@@ -1,15 +1,12 @@
 """Search: queries and the caller's bound become statements; every match is decided again when opened.
 
-Owns pages, their links and snapshots, and how long a search may take: what is short runs on the event loop, the rest in
-a thread; refuses to count or link to what may not be seen. https://hl7.org/fhir/R4/http.html#search
+Owns pages, their links and snapshots; refuses to count or link to what may not be seen.
+https://hl7.org/fhir/R4/http.html#search
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlencode
@@ -18,16 +15,17 @@ import apsw
 
 from gateway.access.decision import Decision, Deny
 from gateway.audit import SealedRow
-from gateway.errors import BadSearch, Issue, TooCostly
+from gateway.errors import BadSearch, Issue
 from gateway.fhir.query import AllOf, HashIs, IdIs, Query
 from gateway.fhir.resource import parse, serialise
 from gateway.fhir.subset import Subset
 from gateway.records import contained, including, searchset, sorting, terminology
 from gateway.records.gate import Caller
-from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed
+from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed, open_all
 from gateway.records.including import Including
 from gateway.records.node import Node
 from gateway.records.opening import Opening
+from gateway.records.pace import INLINE_MATCHES, Pace, short_first
 from gateway.records.paging import PageLink
 from gateway.records.searched import Place, Search, named_types, queries, read_search
 from gateway.store import journal
@@ -36,14 +34,6 @@ from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
 PAGE: Final = "_page"
-INLINE_S: Final = 0.01
-"""How long the statements of a search may hold the event loop."""
-INLINE_MATCHES: Final = 100
-"""Most matches decided and opened on the event loop."""
-SEARCH_S: Final = 20.0
-"""How long the statements of a search may take at all."""
-_STEPS: Final = 5_000
-"""SQLite's steps between two looks at the clock: well below a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +47,6 @@ class _Found:
     total: int | None
     issues: Sequence[Issue]
     audit: tuple[SealedRow, ...]
-
-
-class _Elsewhere(Exception):  # control flow: this page takes a thread
-    pass
 
 
 async def search(node: Node, caller: Caller, type_: str, pairs: Sequence[tuple[str, str]], *, strict: bool) -> bytes:
@@ -100,14 +86,7 @@ def sight(node: Node, caller: Caller, connection: apsw.Connection, *, opens: boo
 
 
 async def _page(node: Node, caller: Caller, asked: Search, page: PageLink | None) -> bytes:
-    found = None
-    if _short(asked):
-        try:
-            found = _gather(node, caller, asked, page, on_loop=True)
-        except _Elsewhere:
-            found = None
-    if found is None:
-        found = await asyncio.to_thread(_gather, node, caller, asked, page, on_loop=False)
+    found = await short_first(lambda at: _gather(node, caller, asked, page, at), short=_short(asked))
     await disclosed(node, caller, found.audit)
     base, path = node.settings.base_url, asked.place.path
     links = [("self", searchset.self_link(base, path, asked.used)), *_links(node, caller, asked, page, found)]
@@ -142,32 +121,17 @@ def _links(node: Node, caller: Caller, asked: Search, page: PageLink | None, fou
 
 
 def _short(asked: Search) -> bool:
-    """Whether the event loop can carry it out: one type, few matches, nothing parsed."""
+    """Whether the event loop may try: one type, few matches, nothing written anew, includes that are named."""
     query, results = asked.head, asked.head.results
     return (asked.types is not None and len(asked.types) == 1 and query.count <= INLINE_MATCHES
-            and results.contained == "false" and not (results.includes or results.subset or asked.lists or query.opens)
+            and results.contained == "false" and not (results.subset or asked.lists or query.opens)
+            and all(include.type and include.code and not include.iterate for include in results.includes)
             and not sorting.needs_values(query))
 
 
-@contextmanager
-def _within(connection: apsw.Connection, seconds: float, *, on_loop: bool) -> Iterator[None]:
-    """Stop the statements when the time is over. Raises _Elsewhere on the event loop, else TooCostly."""
-    end = time.perf_counter() + seconds
-    connection.set_progress_handler(lambda: time.perf_counter() > end, _STEPS)
-    try:
-        yield
-    except apsw.InterruptError as error:
-        if on_loop:
-            raise _Elsewhere from error
-        raise TooCostly(f"the search takes longer than {SEARCH_S:.0f} s; narrow it", code="too-costly") from error
-    finally:
-        connection.set_progress_handler(None)
-
-
-def _gather(node: Node, caller: Caller, asked: Search, page: PageLink | None, *, on_loop: bool) -> _Found:
-    """Everything of one page but its bytes. On the event loop raises _Elsewhere where it takes too long for it."""
-    with node.database.snapshot() as connection, _within(
-            connection, INLINE_S if on_loop else SEARCH_S, on_loop=on_loop):
+def _gather(node: Node, caller: Caller, asked: Search, page: PageLink | None, at: Pace) -> _Found:
+    """Everything of one page but its bytes. On the event loop raises Elsewhere where it takes too long for it."""
+    with node.database.snapshot() as connection, at.statements(connection):
         snapshot = page.snapshot if page else journal.head_seq(connection)
         asking = queries(node, caller, connection, asked, snapshot)
         results = asked.head.results
@@ -176,11 +140,12 @@ def _gather(node: Node, caller: Caller, asked: Search, page: PageLink | None, *,
             total = _count(node, caller, connection, asking, snapshot)
             return _Found(snapshot, (), (), None, total, asked.issues,
                           _audit(node, caller, connection, asked, asking, (), counted=True))
-        matches, following = _matches(node, caller, connection, asking, snapshot, page, on_loop=on_loop)
+        matches, following = _matches(node, caller, connection, asking, snapshot, page, at)
         issues = list(asked.issues)
         included: list[Opened] = []
         if results.includes:
-            walk = Including(node, caller, connection, snapshot)
+            at.open(len(matches))
+            walk = Including(node, caller, connection, snapshot, at)
             included = walk.of(matches, results.includes)
             issues += walk.issues
         if results.total in ("accurate", "estimate") and page is None:
@@ -209,7 +174,7 @@ def _count(node: Node, caller: Caller, connection: apsw.Connection, asking: Sequ
 
 
 def _matches(node: Node, caller: Caller, connection: apsw.Connection, asking: Sequence[Query], snapshot: int,
-             page: PageLink | None, *, on_loop: bool) -> tuple[list[Opened], Cursor | None]:
+             page: PageLink | None, at: Pace) -> tuple[list[Opened], Cursor | None]:
     """One page of matches in order, opened, and where the next begins."""
     after = page.cursor if page else None
     if not asking:
@@ -227,13 +192,7 @@ def _matches(node: Node, caller: Caller, connection: apsw.Connection, asking: Se
         count = contained.taken(found, parts, count)
     following = found[count - 1].cursor if len(found) > count else None
     found = found[:count]
-    rows = [one.row for one in found]
-    opened = node.versions.open_kept(connection, rows, local=True)
-    if opened is None:
-        if on_loop:
-            raise _Elsewhere
-        opened = node.versions.open_kept(connection, rows) or {}
-    told = [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened]
+    told = open_all(node, connection, found, at)
     return told if parts is None else contained.told(told, parts), following
 
 

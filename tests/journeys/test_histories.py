@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.records import gathering
+from gateway.records import pace
 from gateway.records.versions import Versions
 from tests.journeys.hospital import Client, Hospital, next_link, places
 
@@ -173,8 +173,8 @@ def test_the_versions_of_a_history_are_opened_beside_the_event_loop(hospital: Ho
 def test_a_walk_that_finds_too_slowly_is_given_up(hospital: Hospital, url: str,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     change(hospital, "slow-1")
-    monkeypatch.setattr(gathering, "STATEMENTS_S", -1.0)
-    monkeypatch.setattr(gathering, "_STEPS", 1)
+    monkeypatch.setattr(pace, "STATEMENTS_S", -1.0)
+    monkeypatch.setattr(pace, "_STEPS", 1)
     answer = hospital.feed.get(url)
     assert answer.status_code == 400, answer.text
     assert answer.json()["issue"][0]["code"] == "too-costly"

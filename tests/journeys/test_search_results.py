@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gateway.records import pace
+from gateway.records.pace import Pace
 from tests.journeys.hospital import UCUM, Client, Hospital, next_link, observation, places
 
 FORM = "application/x-www-form-urlencoded"
@@ -400,16 +402,37 @@ def sorted_ones(hospital: Hospital) -> list[str]:
         "profile": ["http://p.example/1"]}) for number in range(5)]
 
 
+@pytest.mark.parametrize("bound", ["INLINE_MATCHES", "INLINE_BYTES", "INLINE_S"])
+def test_includes_and_a_record_are_the_same_on_the_event_loop_and_off_it(
+        hospital_with: Callable[..., Hospital], monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    hospital = hospital_with()
+    patient = hospital.new_patient(name=[{"family": "Paced"}])
+    for _ in range(12):
+        hospital.feed.post("Observation", observation(patient, code="paced"))
+    threads: list[bool] = []
+    monkeypatch.setattr(pace, "Pace", lambda *, on_loop: threads.append(on_loop) or Pace(on_loop=on_loop))
+    asked = ("Observation?code=paced&_include=Observation:subject", f"Patient/{patient}/$everything",
+             f"Patient?_id={patient}&_revinclude=Observation:subject")
+    on_loop = [[entry["fullUrl"] for entry in hospital.feed.get(one).json()["entry"]] for one in asked]
+    assert [len(found) for found in on_loop] == [13, 13, 13]
+    assert threads == [True, True, True]
+    monkeypatch.setattr(pace, "_STEPS", 1)
+    monkeypatch.setattr(pace, bound, -1 if bound == "INLINE_S" else 3)
+    assert [[entry["fullUrl"] for entry in hospital.feed.get(one).json()["entry"]] for one in asked] == on_loop
+    nothing_parsed = bound == "INLINE_BYTES"  # by _revinclude
+    assert threads[3:] == [True, False, True, False, True, *([] if nothing_parsed else [False])]
+
+
 def test_a_long_page_is_made_off_the_event_loop(hospital_with: Callable[..., Hospital],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that takes too long for the event loop is asked again in a thread, or refused there."""
     hospital = hospital_with()
     for _ in range(30):
         hospital.feed.post("Observation", observation(None, code="long"))
-    monkeypatch.setattr("gateway.records.search._STEPS", 50)
-    monkeypatch.setattr("gateway.records.search.INLINE_S", -1.0)
+    monkeypatch.setattr("gateway.records.pace._STEPS", 50)
+    monkeypatch.setattr("gateway.records.pace.INLINE_S", -1.0)
     assert len(hospital.feed.ids("Observation?code=long&_count=30")) == 30
-    monkeypatch.setattr("gateway.records.search.SEARCH_S", -1.0)
+    monkeypatch.setattr("gateway.records.pace.STATEMENTS_S", -1.0)
     answer = hospital.feed.get("Observation?code=long&_count=30")
     assert (answer.status_code, answer.json()["issue"][0]["code"]) == (400, "too-costly")
     monkeypatch.undo()
