@@ -38,4 +38,6 @@ def read_deployment(settings: Settings) -> Deployment:
 
 def write_deployment(settings: Settings, deployed: Deployment) -> None:
     """Put ``deployed`` in the file's place, durably."""
+    # Where the contracts file is elsewhere, nothing made the folder before.
+    settings.deployment_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_over(settings.deployment_path, json.dumps(asdict(deployed), indent=1).encode())

@@ -42,8 +42,8 @@ _RETRY_MAX_S: Final = 15.0
 _JOIN_S: Final = 10.0
 _BUSY_S: Final = 0.02
 _IDLE_S: Final = 0.2
-_FOLLOW_EMBEDDED_S: Final = 0.5
-_FOLLOW_S: Final = 1.0
+_FOLLOW_S: Final = 0.5
+"""With the relay's, under a second: a revocation counts everywhere within one block and that."""
 _SWEEP_S: Final = 60.0
 _SWEEP_AT_ONCE: Final = 500
 
@@ -143,8 +143,7 @@ def loops_of(*, settings: Settings, database: Database, ring: KeyRing, blobs: Bl
         return len(old) == _SWEEP_AT_ONCE
 
     return {loop.name: loop for loop in (
-        Loop(name="follow", step=follower.poll, every_s=_FOLLOW_EMBEDDED_S if embedded else _FOLLOW_S, turn=turn,
-             wakes=("anchor", "relay")),
+        Loop(name="follow", step=follower.poll, every_s=_FOLLOW_S, turn=turn, wakes=("anchor", "relay")),
         Loop(name="relay", step=relay.poll, every_s=_IDLE_S, turn=turn, wakes=("follow",)),
         Loop(name="close", step=closer.close_if_due, every_s=min(0.5, settings.batch_interval_s), wakes=("push",)),
         Loop(name="push", step=closer.push, every_s=1.0, wakes=("anchor",)),

@@ -20,6 +20,7 @@ import httpx
 from tests.bench.gas import gas_table
 from tests.bench.grants import grants
 from tests.bench.growth import growth
+from tests.bench.propagation import propagation_table
 from tests.bench.revocation import revocation_table
 from tests.bench.steps import step_costs
 from tests.running import REPOSITORY, Gateway
@@ -100,7 +101,7 @@ def held(bench: Bench, patients: list[str]) -> dict[str, list[str]]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
-        gateway = Gateway(Path(folder), log_level="warning", batch_interval_s="5", account_requests_per_s="0")
+        gateway = Gateway(Path(folder) / "one", log_level="warning", batch_interval_s="5", account_requests_per_s="0")
         print(f"first start {gateway.start():.1f} s", end="; ", flush=True)
         gateway.stop()
         print(f"warm start {gateway.start():.1f} s", flush=True)
@@ -108,6 +109,7 @@ def main() -> None:
             measure(gateway)
         finally:
             gateway.stop()
+        print("\n" + propagation_table(Path(folder) / "two"))
 
 
 def measure(gateway: Gateway) -> None:

@@ -1,0 +1,24 @@
+"""``deployment.json``: read by every process as the ledger process wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import load_settings
+from gateway.errors import Misconfigured
+from gateway.ledger.deployment import Deployment, read_deployment, write_deployment
+
+DEPLOYED = Deployment(chain_id=7, custodian="0x" + "11" * 20, record_anchor="0x" + "a1" * 20,
+                      consent_registry="0x" + "c1" * 20, hospital_registry="0x" + "d1" * 20)
+
+
+def test_it_is_written_where_the_contracts_file_is_another_members(tmp_path: Path) -> None:
+    """A second hospital's: nothing of its own chain folder is there yet."""
+    settings = load_settings({"GATEWAY_DATA_DIR": str(tmp_path / "data"), "GATEWAY_CHAIN_RPC": "http://127.0.0.1:1",
+                              "GATEWAY_CHAIN_ID": "7", "GATEWAY_CHAIN_CONTRACTS": str(tmp_path / "contracts.json")})
+    with pytest.raises(Misconfigured):
+        read_deployment(settings)
+    write_deployment(settings, DEPLOYED)
+    assert read_deployment(settings) == DEPLOYED
