@@ -183,7 +183,7 @@ def _ended(on: Deployment, own: httpx.Client, patient: str, doctor: httpx.Client
             raise RuntimeError("a granted record cannot be read")
         place = f"/Patient/{patient}/$revoke-all"
         typed = own.get(place, params={"wallet": wallet.address}).json()
-        time.sleep(random.random())  # noqa: S311  # at any moment of a block and of the other's loop
+        time.sleep(random.random())  # at any moment of a block and of the other's loop
         watch.of(wallet.address)
         started = time.perf_counter()
         own.post(place, json=_signed(wallet, typed)).raise_for_status()
