@@ -40,6 +40,8 @@ _PREDICATES_MAX = 5_000
 _RANGES_MAX = 500
 """Most predicates of a query that are no hash: each is a subquery of its own. SQLite takes 32,766 variables and
 expressions 1,000 deep, so that a query within these limits is always carried out."""
+_RANGES_INSIDE_MAX = 200
+"""The same of what is contained: it is asked one level deeper, and of the container too."""
 
 
 @dataclass(slots=True)
@@ -85,15 +87,17 @@ def parse_query(plans: Plans, type_name: str, pairs: Sequence[tuple[str, str]], 
             if strict:
                 raise BadSearch(str(unknown), code="not-supported", expression=f"http.{name}") from unknown
             draft.ignored.append(str(unknown))
+    if draft.results.contained != "false":
+        _check_size(draft.criteria, "_contained", _RANGES_INSIDE_MAX)
     return Query(type=type_name, criteria=tuple(draft.criteria), sort=tuple(draft.sort),
                  count=draft.results.page_size, summary_count=draft.results.counts_only, used=tuple(used),
                  ignored=tuple(draft.ignored), results=draft.results.results())
 
 
-def _check_size(criteria: Sequence[Criterion], name: str) -> None:
+def _check_size(criteria: Sequence[Criterion], name: str, ranges_max: int = _RANGES_MAX) -> None:
     leaves = [leaf for criterion in criteria for one in criterion.any_of for leaf in _leaves(one)]
-    ranges = sum(type(one) is not HashIs for one in leaves) if len(leaves) > _RANGES_MAX else 0
-    if len(criteria) > _CRITERIA_MAX or len(leaves) > _PREDICATES_MAX or ranges > _RANGES_MAX:
+    ranges = sum(type(one) is not HashIs for one in leaves) if len(leaves) > ranges_max else 0
+    if len(criteria) > _CRITERIA_MAX or len(leaves) > _PREDICATES_MAX or ranges > ranges_max:
         raise BadSearch("the search asks for too much at once: use fewer parameters or values", code="too-costly",
                         expression=f"http.{name}")
 

@@ -86,6 +86,9 @@ ROADS = {
     "$graphql of one": "Observation/way-open/$graphql?query=" + quote(
         "{id hasMember{resource{... on Observation{id code{text}}}}}"),
     "contained": "Observation?_contained=both&_containedType=contained&_count=200",
+    "a contained patient": "Patient?_contained=true&_containedType=contained&_count=200",
+    "its container": f"Patient?_contained=both&family={MARK}", "below": "Encounter?part-of:below=way-hidden&_count=50",
+    "filter in brackets": "Observation?_filter=" + quote("subject:Patient[_id eq way-b]._id eq way-b"),
 }
 
 

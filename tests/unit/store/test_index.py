@@ -23,6 +23,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.query import Facts, Query, SortKey
 from gateway.fhir.resource import parse
 from gateway.fhir.search import SearchExtractor, matches, parse_query
+from gateway.fhir.search_contained import of_container
 from gateway.store import journal
 from gateway.store.index import Cursor, Index, SqlBound
 from gateway.store.journal import NewVersion
@@ -279,6 +280,18 @@ def test_the_largest_search_let_through_is_carried_out(database: Database, extra
                             now_ms=NOW_MS)
         assert pages(database, query, 10) == []
         assert INDEX.count(database.reader, query, ALL, snapshot=2**60) == 0
+
+    few = ("date", ",".join(f"ap{number:04}" for number in range(1, 201)))
+    for pairs in ([hashes] * 10, [("code", "a")] * 99 + [few], [few] + [("code", "a")] * 99,
+                  [("status:not", "final")] * 100):
+        inside = [*pairs, ("_contained", "both"), ("_containedType", "contained")]
+        query = of_container(parse_query(extractor.plans, "Observation", inside, strict=True, own_bases=(),
+                                         max_count=10, now_ms=NOW_MS, inside=True), "Observation")
+        assert pages(database, query, 10) == []
+        assert INDEX.count(database.reader, query, ALL, snapshot=2**60) == 0
+    with pytest.raises(BadSearch, match="too much"):
+        parse_query(extractor.plans, "Observation", [dates, ("_contained", "both")], strict=True, own_bases=(),
+                    max_count=10, now_ms=NOW_MS, inside=True)
 
 
 def test_a_resource_may_have_more_values_than_a_statement_takes_variables(database: Database,

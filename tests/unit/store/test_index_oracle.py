@@ -16,6 +16,7 @@ from gateway.fhir.definitions import Definitions
 from gateway.fhir.query import Criterion, Facts, Query
 from gateway.fhir.search import SearchExtractor, matches, parse_query
 from gateway.fhir.search_contained import of_container
+from gateway.store import index_upkeep, journal
 from gateway.store.index import Index, SqlBound
 from gateway.store.journal import NewVersion, append, head_seq
 from gateway.store.sql import Database
@@ -144,6 +145,29 @@ def test_the_index_finds_what_the_matcher_finds(
                 if kind == type_name and matches(query.criteria, facts, id_, updated_ms)}
     assert {match.row.id for match in found} == expected
     assert count == len(found) == len(expected)
+
+
+def test_rows_of_what_is_contained_come_and_go_with_their_container(tmp_path: Path) -> None:
+    """Invariant 7, and no row outlives its version."""
+    database, index = Database(tmp_path / "gateway.db", bytes(32)), Index(IndexHasher(bytes(range(32))))
+    database.migrate()
+
+    def counts() -> list[int]:
+        return [int(str(database.reader.execute(f"SELECT count(*) FROM {table}").get)) for table in index_upkeep.TABLES]
+
+    few, many = (index.rows(EXTRACTOR.facts(_request(number)), categories=()) for number in (5, 3))
+    assert (len(few.contained), len(many.contained)) == (1, 4)
+    for rows, other in ((few, many), (many, few)):
+        database.transact(lambda tx, rows=rows: journal.append_rows(tx, 7, rows))
+        assert index_upkeep.stored(database.reader, 7) == index_upkeep.settled(rows)
+        database.transact(lambda tx, other=other: index_upkeep.replace(tx, 7, other))
+        assert index_upkeep.stored(database.reader, 7) == index_upkeep.settled(other)
+        database.transact(lambda tx: journal.append_rows(tx, 8, many))
+        database.transact(lambda tx: journal.drop_rows(tx, [7]))
+        assert index_upkeep.stored(database.reader, 8) == index_upkeep.settled(many)
+        database.transact(lambda tx: journal.drop_rows(tx, [8]))
+        assert counts() == [0] * len(index_upkeep.TABLES)
+    database.close()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
