@@ -1,7 +1,7 @@
 """The Envelope: how one Version, or another block of the gateway, becomes sealed bytes, and opens again.
 
 Owns the byte layout, the derivation of the DEK, the padding ladder and the placement check; refuses bytes that do not
-hash to the digest asked for, that another key or custodian sealed, or that belong elsewhere. ``data.md``, Envelope.
+hash to the digest asked for, that another key or custodian sealed, or that belong elsewhere. ``FORMATS.md``, Envelope.
 
     offset  size
     0       4     magic ``FHGW``

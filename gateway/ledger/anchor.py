@@ -1,7 +1,7 @@
 """Anchoring: every closed Batch on the chain exactly once, in order.
 
 Owns the step from a pushed Batch to a final one, by looking at the chain (``job.plan``) and sending (``sender``);
-refuses to anchor on a head whose history may already hold the Batch. ``data.md``, Entry, manifest, anchor.
+refuses to anchor on a head whose history may already hold the Batch. ``FORMATS.md``, Anchor.
 
 Exactly once: a head is the hash of its whole history. Two transactions of one Batch both take effect only where the
 second's ``expectedHead`` has the first in its history; so a Batch that was sent before is sent on another head only

@@ -1,7 +1,7 @@
 """A Batch: Entries anchored together, its Merkle tree, and the manifest that lists its blocks.
 
 Owns the manifest's bytes and the rolling head; refuses an empty or over-full batch, a block named twice, and every
-manifest that is not canonical or does not give the root it is said to. Pure. ``data.md``, Entry, manifest, anchor.
+manifest that is not canonical or does not give the root it is said to. Pure. ``FORMATS.md``, Entry and Manifest.
 
     manifest     dag-cbor {custodian: text, links: [raw Cid ...], sealed: raw Cid, version: 1}
     sealed part  dag-cbor {entries: [[block digest, content commitment, key refs] ...], salt: 32 bytes, version: 1},

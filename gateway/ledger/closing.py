@@ -1,7 +1,7 @@
 """Closing Batches on their cadence, and pushing what they hold to the block store.
 
 Owns the sealing of audit runs, and when a Batch is closed; refuses to close in more than one transaction: before it
-nothing happened, after it the Batch is decided for good and every later step can be repeated. ``paths.md``, Write.
+nothing happened, after it the Batch is decided for good and every later step can be repeated. ``FORMATS.md``, Audit.
 
     audit run   dag-cbor {first, previous: hash before it, rows: [[time ms, keys, sealed, hash] ...], version: 1},
                 sealed by ``seal_block("audit", "first-last", ...)`` under the custodian's audit key

@@ -2,7 +2,7 @@
 
 Owns the walk from the last remembered block to the head, back to the fork where a reorg is, and the heartbeat; refuses
 to make a grant count before its block has its confirmations, and to undo a denial, whatever becomes of its block.
-``data.md``, Time and order; invariant 6.
+``README.md``, Paths: Grant, revoke; invariant 6.
 
 It begins at the block the contracts were deployed in: nothing older can hold an event of theirs.
 

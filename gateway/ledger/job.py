@@ -2,7 +2,7 @@
 
 Owns the state machine between what is stored and what the chain says; refuses I/O and clocks. Everything is judged anew
 at each look from the chain's own answers, so that a crash, reorg, drop or replacement between two looks needs no case
-of its own. Pure. ``paths.md``, Write; ``facts-chain.md``, Nonces.
+of its own. Pure. ``README.md``, Paths: Anchor.
 
 A Job may have several Attempts, at several nonces: at most one can take effect, because the contract refuses the second
 (RecordAnchor by ``expectedHead``, ConsentRegistry by nonce and grant id). An Attempt is therefore never forgotten while

@@ -2,7 +2,7 @@
 
 Owns the document's members and its strict parser; refuses unknown, missing or double members, wrong lengths,
 non-canonical hex and Cids, and a path of another depth than its size class. Pure.
-Design: ``data.md``, Entry, manifest, anchor, Receipt.
+``FORMATS.md``, Receipt.
 
 It holds the content salt, so it is given only to who may read the Version: with it, equal content can be recognised.
 

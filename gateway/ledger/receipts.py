@@ -1,7 +1,8 @@
 """Receipts of what is anchored: the inclusion proof of one Version, or of the run that holds an audit row.
 
 Owns the reading back of a Batch's manifest and the bounded cache of its tree; refuses a manifest that does not give the
-root on the chain. The content salt comes from who opened the version: it is not kept in the clear. ``data.md``.
+root on the chain. The content salt comes from who opened the version: it is not kept in the clear. ``FORMATS.md``,
+Receipt.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns the step from a signed intent to a final one; refuses to spend gas on what the contract would refuse (it asks
 first), and to give up on an act that is already in force: a refusal that says so is looked up in the events. The
-contract's nonces make a second delivery a refusal. ``paths.md``, Grant and revoke.
+contract's nonces make a second delivery a refusal. ``README.md``, Paths: Grant, revoke.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checking a Receipt, step by step, by anybody: offline, and against a chain node the checker trusts.
 
 Owns the order of the steps and the verdict; refuses to take the receipt's word for the chain. Pure but for the
-``ReceiptChain`` handed in. ``data.md``, Entry, manifest, anchor, Receipt.
+``ReceiptChain`` handed in. ``FORMATS.md``, Receipt.
 
     1 document    the receipt is well-formed
     2 content     the resource's exact bytes give the content commitment, and are the Version the receipt names

@@ -2,7 +2,7 @@
 
 Owns turning approved scopes into terms; refuses to say less than the scopes do: what several of them restrict
 differently is left to the token, which narrows by each. When the Consent ends, so does what the app does by it
-(``ending.py``). ``paths.md``, Grant and revoke.
+(``ending.py``). ``README.md``, Paths: Authorize.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a patient's page says of a Consent: in which words, who can sign it for them, and what of it still waits.
 
-Owns the signers a person is offered; refuses to offer one that ``signing.py`` would refuse. ``data.md``: Consent on
-the wire.
+Owns the signers a person is offered; refuses to offer one that ``signing.py`` would refuse. ``FORMATS.md``, Consent.
 """
 
 from __future__ import annotations

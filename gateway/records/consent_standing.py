@@ -1,6 +1,6 @@
 """A Consent as it stands: its current version as the caller may see it, what it rules, whether somebody signed it.
 
-Refuses to tell a Consent that is not permitted from one that is not there. ``data.md``: Consent on the wire.
+Refuses to tell a Consent that is not permitted from one that is not there. ``FORMATS.md``, Consent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A Consent written through REST: proposed, changed until it is signed, ended.
 
 Owns the life of a Consent; refuses a status nobody signed for, and terms that cannot be enforced. Signing is
-``granting.py``, ending ``ending.py`` and ``revoking.py``. ``data.md``: Consent on the wire. Invariants 5, 6.
+``granting.py``, ending ``ending.py`` and ``revoking.py``. ``FORMATS.md``, Consent. Invariants 5, 6.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns a request for access from the moment it is stored, sealed, to the Task its patient and the head find, and what they
 make of it: a proposed Consent, or a refusal. Refuses to answer differently, or in another time, for an identifier
-nobody has: the one who asked is answered before anybody looks. ``data.md``: Seeing nothing.
+nobody has: the one who asked is answered before anybody looks. ``README.md``, Decisions: finding a patient.
 https://hl7.org/fhir/R4/task.html
 """
 

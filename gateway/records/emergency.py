@@ -1,7 +1,7 @@
 """Who is before a clinician in an emergency: one patient, found by what is known of them for certain.
 
 Owns the look-up that comes before a broken glass; refuses anything but one exact match, and tells of it only through
-the broken glass itself, so that whoever looks is in the patient's audit. ``trust.md``: the decision, basis 4.
+the broken glass itself, so that whoever looks is in the patient's audit. ``README.md``, Decisions: labels.
 """
 
 from __future__ import annotations

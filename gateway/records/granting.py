@@ -1,7 +1,7 @@
 """``$typed-data`` and ``$sign``: a proposed Consent shown as typed data, and signed.
 
 Owns what a signature puts into one commit: pending provisions and the grant for the relay; refuses other terms, other
-signers, and to sign twice. ``data.md``: Consent on the wire.
+signers, and to sign twice. ``FORMATS.md``, Consent and Messages.
 """
 
 from __future__ import annotations

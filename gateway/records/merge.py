@@ -1,7 +1,7 @@
 """``Patient/$merge``: two records of one person made one, with the source's records moved, in one commit.
 
 Owns what the two Patients become and which records move; refuses a merge that would open what a patient forbade, and
-one that moves less than everything. Moving needs the authority to (``trust.md``).
+one that moves less than everything. Moving needs the authority to: ``README.md``, Decisions.
 https://hl7.org/fhir/patient-operation-merge.html
 """
 

@@ -1,7 +1,7 @@
 """Receipts of versions, for those who may read them.
 
 Owns the wait until a version is anchored (202) and the audit of handing out a receipt, which holds the content
-salt; refuses it to who may not read the version. ``data.md``: Receipt.
+salt; refuses it to who may not read the version. ``FORMATS.md``, Receipt.
 """
 
 from __future__ import annotations

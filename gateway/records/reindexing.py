@@ -2,7 +2,7 @@
 
 Owns the way from a stored version back to its index rows, and a rebuild of them all; refuses a block that is not what
 its row says. Nothing is decided and nothing disclosed: what was read goes into keyed hashes of this node alone.
-``data.md``, Erasure and rebuild.
+``FORMATS.md``, Files and Erasure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Signers of a Consent: what each is asked to sign, and whether what came back is theirs.
 
 Owns the messages, made anew from the version each time, and the kept key's own signature; refuses another signer's.
-``data.md``: Consent on the wire. Invariant 11.
+``FORMATS.md``, Messages. Invariant 11.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Versions as records writes and opens them: facts extracted, keys chosen, bytes sealed, blocks opened.
 
 Owns the way from a validated resource to a NewVersion and from a stored row back to the exact bytes;
-refuses to decide (``gate.py``) and to commit. ``data.md``: Envelope, Keys, Whose record is it.
+refuses to decide (``gate.py``) and to commit. ``FORMATS.md``, Keys and Envelope.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batch rows and audit runs: what waits, what was closed together, where it landed.
 
 Owns the columns of ``batch`` and ``audit_run``, and the one transaction that closes a Batch; refuses to close over an
-entry twice. ``data.md``: Entry, manifest, anchor. Invariant: every version and audit row is in exactly one Batch.
+entry twice. ``FORMATS.md``, Entry and Manifest. Invariant: every version and audit row is in exactly one Batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where the follower stands on the chain, and what the chain's events did to provisions.
 
 Owns the rows of ``chain_block``, the settings ``chain_*`` and each event's effect on ``provision``; refuses to undo a
-denial: going back makes grants wait again and leaves what was revoked. Invariant 6; ``data.md``, Time and order.
+denial: going back makes grants wait again and leaves what was revoked. Invariant 6;
+``README.md``, Paths: Grant, revoke.
 """
 
 from __future__ import annotations

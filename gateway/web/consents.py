@@ -1,5 +1,5 @@
 """A Consent's own doors, ``$typed-data``, ``$sign`` and ``$revoke``, a patient's ``$revoke-all``, and every version's
-``$receipt``. ``data.md``."""
+``$receipt``. ``FORMATS.md``, Consent and Receipt."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class BlobBehaviours:
         assert digest in set(backend.pins())
 
     def test_collection_drops_what_no_pin_holds_and_keeps_the_rest(self, backend: BlobBackend) -> None:
-        """An erased Batch's successor manifest shares all but the erased links (data.md, Erasure)."""
+        """An erased Batch's successor manifest shares all but the erased links (``gateway/FORMATS.md``, Manifest)."""
         if not self.collects:
             pytest.skip("this node has other users: their unpinned blocks would go")
         blocks = sealed(6)

@@ -1,5 +1,5 @@
 """The page of permissions, and the step between in which an app's lasting access is signed: over HTTP, as its pages and
-scripts ask. Invariants 5, 6 and 11; ``data.md``, Consent on the wire."""
+scripts ask. Invariants 5, 6 and 11; ``gateway/FORMATS.md``, Consent."""
 
 from __future__ import annotations
 

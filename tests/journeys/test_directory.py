@@ -1,6 +1,6 @@
 """Asking a patient for access, known by an identifier alone, and finding one by what they sign with. Invariants 4, 8.
 
-``data.md``, Seeing nothing: the same answer and time for unknown.
+``gateway/README.md``, Decisions: the same answer and time for unknown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Denied access, broken glass and operators' reads are told to the patient and the head. Invariant 8, trust.md."""
+"""Denied access, broken glass and operators' reads are told to the patient and the head. Invariant 8."""
 
 from __future__ import annotations
 

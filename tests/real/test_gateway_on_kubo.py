@@ -1,6 +1,6 @@
 """The gateway with its blocks on a real Kubo: Batches pinned whole, found by their Cid, pushed later after a stop.
 
-Invariants 1, 2 and 3; ``gateway/README.md``, Anchor. The chain is the embedded one.
+Invariants 1, 2 and 3; ``gateway/README.md``, Paths: Anchor. The chain is the embedded one.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_the_preflight_finds_kubo_in_order(hospital: Hospital) -> None:
 
 
 def test_a_receipts_block_and_manifest_are_on_kubo_and_pinned(hospital: Hospital) -> None:
-    """data.md, manifest: one dag-cbor block links the Batch, it alone is pinned, and its links with it."""
+    """``gateway/FORMATS.md``, Manifest: it alone is pinned, and what it links with it."""
     receipt = hospital.receipt(hospital.write())
     manifest = receipt["batch"]["manifest"]
     assert parse_cid(manifest)[0] == "dag-cbor"

@@ -1,6 +1,6 @@
 """The gateway's whole story on Ethereum nodes of others: anvil and geth, killed, restarted and reorganised.
 
-Invariants 2, 5, 6, 10 and 11; ``gateway/README.md``, Anchor and Grant.
+Invariants 2, 5, 6, 10 and 11; ``gateway/README.md``, Paths: Anchor; Grant, revoke.
 """
 
 from __future__ import annotations

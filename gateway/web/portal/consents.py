@@ -1,7 +1,7 @@
 """The page of a patient's permissions: what waits for their signature, what they permit or forbid, and its end.
 
 Owns its forms and the JSON of its scripts; refuses whoever is neither the patient nor who represents them. What is
-signed, and by whom, is ``records/granting.py``'s to judge. ``data.md``: Consent on the wire. Works without scripts,
+signed, and by whom, is ``records/granting.py``'s to judge. ``FORMATS.md``, Consent. Works without scripts,
 but for wallets and passkeys.
 """
 

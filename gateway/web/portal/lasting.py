@@ -1,7 +1,7 @@
 """Lasting access: the Consent a patient's offline access to an app rests on.
 
 Owns making that Consent when an app is allowed, and taking it back where the app then was not; refuses an end that is
-not in the future, and a Consent that says something else than what was allowed. ``paths.md``: grant and revoke.
+not in the future, and a Consent that says something else than what was allowed. ``README.md``, Paths: Authorize.
 """
 
 from __future__ import annotations

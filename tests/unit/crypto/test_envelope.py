@@ -1,4 +1,4 @@
-"""Envelope: round trip, hostile input, vectors (invariant 3: the version asked, or an error; data.md, Envelope)."""
+"""Envelope: round trip, hostile input, vectors (invariant 3; ``gateway/FORMATS.md``, Envelope)."""
 
 from __future__ import annotations
 

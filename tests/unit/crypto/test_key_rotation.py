@@ -1,4 +1,4 @@
-"""Rotation of each level, online, and what a crash between its steps leaves (trust.md, Keys)."""
+"""Rotation of each level, online, and what a crash between its steps leaves (``gateway/FORMATS.md``, Keys)."""
 
 from __future__ import annotations
 

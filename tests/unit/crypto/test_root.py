@@ -1,4 +1,4 @@
-"""The root key: derivation by RFC 5869, and a file nobody else can read (trust.md, Keys)."""
+"""The root key: derivation by RFC 5869, and a file nobody else can read (``gateway/FORMATS.md``, Keys)."""
 
 from __future__ import annotations
 

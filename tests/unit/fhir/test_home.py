@@ -1,4 +1,4 @@
-"""Whose record is it: data.md, and invariant 4 (nothing without a Permit of every home patient)."""
+"""Whose record is it: ``gateway/FORMATS.md``, Keys; invariant 4 (nothing without a Permit of every home patient)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches and manifests: what is listed is what was anchored (data.md, Entry, manifest, anchor)."""
+"""Batches and manifests: what is listed is what was anchored (``gateway/FORMATS.md``, Manifest)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merkle trees: agreement with OpenZeppelin's rules, padding, second preimages (data.md, Entry)."""
+"""Merkle trees: agreement with OpenZeppelin's rules, padding, second preimages (``gateway/FORMATS.md``, Entry)."""
 
 from __future__ import annotations
 

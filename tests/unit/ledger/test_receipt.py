@@ -1,4 +1,4 @@
-"""Receipts as documents: one canonical form, strict on everything else (data.md, Receipt)."""
+"""Receipts as documents: one canonical form, strict on everything else (``gateway/FORMATS.md``, Receipt)."""
 
 from __future__ import annotations
 

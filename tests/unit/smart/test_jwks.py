@@ -1,4 +1,4 @@
-"""Client keys, from a file or a URL (RFC 7517, 9111; SMART client-confidential-asymmetric.md; SSRF)."""
+"""Client keys, from a file or a URL (RFC 7517, 9111; SMART client-confidential-asymmetric; SSRF)."""
 
 from __future__ import annotations
 

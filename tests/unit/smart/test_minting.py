@@ -1,4 +1,4 @@
-"""`gateway token`: who may hold what (trust.md: operator; data.md: authority)."""
+"""`gateway token`: who may hold what (``gateway/README.md``, Decisions)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backend services over HTTP (SMART App Launch 2.2 backend-services.md; RFC 6749, 7009, 7662, 7523)."""
+"""Backend services over HTTP (SMART App Launch 2.2 backend-services; RFC 6749, 7009, 7662, 7523)."""
 
 from __future__ import annotations
 
