@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import hmac
 import json
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
@@ -12,15 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.access.marks import BITS
-from gateway.audit import AuditEntry
-from gateway.crypto.root import LABELS
+from gateway.audit import Audit, AuditEntry, row_hash
+from gateway.crypto.index_hash import Pseudonymizer
+from gateway.crypto.keys import KeyRing
+from gateway.crypto.root import LABELS, Root, fixed_roots
+from gateway.crypto.wrap import KeyName, secret_aad
+from gateway.errors import Unprocessable
+from gateway.records.signing import parameters_of
 from gateway.web.fhir import ROUTES
 from tests.running import REPOSITORY
 
 PAGE = (REPOSITORY / "gateway" / "FORMATS.md").read_text("utf-8")
 VECTORS = REPOSITORY / "tests" / "vectors"
+KEY = bytes(range(32))
 
 
 @cache
@@ -99,6 +109,42 @@ def test_every_operation_we_define_is_on_the_page() -> None:
     ("Receipt", tuple(members(vectors("receipt.json")["receipt"])))])
 def test_a_list_lacks_nothing(name: str, words: tuple[str, ...]) -> None:
     assert not [word for word in words if f"`{word}`" not in section(name)]
+
+
+def test_keys_are_bound_to_their_names_as_the_page_says() -> None:
+    name = KeyName(id=5, owner="p1", kind="category", group="general", generation=2)
+    assert name.aad() == b"gateway key 1 category\0" + struct.pack(">QiH", 5, 2, 2) + b"p1general"
+    assert secret_aad("manifest", 1) == b"gateway secret 1 manifest" + struct.pack(">I", 1)
+
+
+def test_what_a_consent_hides_behind_is_derived_as_the_page_says() -> None:
+    parts = (b"terms salt", b"c1", b"2", b"wallet", b"0x1")
+    expected = hmac.digest(KEY, b"".join(struct.pack(">I", len(part)) + part for part in parts), "sha256")
+    assert Pseudonymizer(KEY).pseudonym(*(part.decode() for part in parts)) == expected
+
+
+def test_an_audit_row_is_sealed_and_chained_as_the_page_says(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "keystore.db", fixed_roots(Root(KEY)))
+    entry = AuditEntry(time_ms=7, action="R", interaction="read", outcome="0", what=("Patient/p1/_history/1",),
+                       client="feed", user=None, role="feed", purpose="TREAT")
+    row = Audit(ring, "0xc").seal(entry, "p1")
+    keys = ring.category_keys(("p1",), "audit")
+    inner = hmac.digest(hmac.digest(b"", keys.material, "sha256"), b"gateway audit row 1\x01", "sha256")
+    opened = AESGCM(inner).decrypt(row.sealed[:12], row.sealed[12:], b"0xc" + struct.pack(">q", 7) + keys.refs)
+    assert json.loads(opened) == {
+        "time_ms": 7, "action": "R", "interaction": "read", "what": ["Patient/p1/_history/1"], "client": "feed",
+        "role": "feed", "purpose": "TREAT", "outcome": "0"}
+    ring.close()
+    joined = bytes(32) + struct.pack(">qII", 7, 8, len(row.sealed)) + keys.refs + row.sealed
+    assert row_hash(bytes(32), 7, row.keys, row.sealed) == hashlib.sha256(joined).digest()
+
+
+def test_what_sign_takes_is_on_the_page() -> None:
+    with pytest.raises(Unprocessable) as refused:
+        parameters_of({"resourceType": "Parameters", "parameter": [{"name": "other", "valueString": "x"}]})
+    names = refused.value.issues[0].diagnostics.removeprefix("is none of ").split(", ")
+    assert len(names) == 7
+    assert not [name for name in names if f"`{name}`" not in section("Consent")]
 
 
 def test_the_signed_types_are_those_of_the_vectors() -> None:
