@@ -44,20 +44,21 @@ from gateway.store import journal, outbox, provisions
 from gateway.store.sql import now_ms
 
 
-async def show(node: Node, caller: Caller, id_: str, given: Mapping[str, str]) -> bytes:
+async def show(node: Node, caller: Caller, id_: str, given: Mapping[str, str], *, shown: str | None = None) -> bytes:
     """``$typed-data``: the EIP-712 JSON to sign; of a Consent that was signed, the revocation of its grant.
 
-    ``given``: ``wallet``, ``kind`` and ``credential``. For a passkey the JSON also has ``publicKey``, the options for
-    ``navigator.credentials.get``, whose challenge is the EIP-712 digest.
+    ``given``: ``wallet``, ``kind`` and ``credential``; ``shown``: the version a page showed before it asked. For a
+    passkey the JSON also has ``publicKey``, the options for ``navigator.credentials.get``, whose challenge is the
+    EIP-712 digest.
     """
     async def attempt(caller: Caller) -> bytes:
         at = await current(node, caller, id_, "typed-data", "r")
-        signer, message = _asked(node, caller, at, given)
-        shown = shown_to(node, signer, message)
+        signer, message = _asked(node, caller, at, given, shown)
+        made = shown_to(node, signer, message)
         rows = node.gate.entries(caller, "r", "typed-data", at.decision, patients=(f"Patient/{at.patient}",),
                                  what=(f"Consent/{id_}/_history/{at.row.vid}",))
         await node.disclosures.join(Disclosure(caller.seq, rows))
-        return shown
+        return made
     return await node.decided(caller, attempt)
 
 
@@ -67,7 +68,8 @@ def shown_to(node: Node, signer: Signer, message: Message) -> bytes:
     return serialise({**asked, "publicKey": options(node, signer, message)} if signer.kind == "passkey" else asked)
 
 
-def _asked(node: Node, caller: Caller, at: Current, given: Mapping[str, str]) -> tuple[Signer, Message]:
+def _asked(node: Node, caller: Caller, at: Current, given: Mapping[str, str], shown: str | None) -> tuple[
+        Signer, Message]:
     connection, status = node.database.reader, at.consent.get("status")
     granted = outbox.grant_of_consent(connection, at.row.id)
     if granted is not None:
@@ -77,14 +79,22 @@ def _asked(node: Node, caller: Caller, at: Current, given: Mapping[str, str]) ->
         raise Conflict("this Consent rests on no grant; revoke it with $revoke")
     if status != "proposed":
         raise Conflict(f"a Consent that is {status} is not signed")
+    _check_shown(at, shown)
     signer = signer_for(node, caller, at.patient, given)
     return signer, signable_of(node, connection, at, signer).message
 
 
-async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Written:
+def _check_shown(at: Current, shown: str | None) -> None:
+    """What a person read is what they sign: a kept key and a passkey show nothing themselves. Raises Conflict."""
+    if shown is not None and shown != str(at.row.vid):
+        raise Conflict("it was changed since it was shown: read it again first")
+
+
+async def sign(node: Node, caller: Caller, id_: str, parameters: Resource, *, shown: str | None = None) -> Written:
     """``$sign``: check the signature, store the provisions as pending and the grant for the relay, in one commit.
 
-    Raises Unprocessable (other terms, another signer), Conflict (signed already), Forbidden (another's session, or a
+    ``shown``: as for ``show``. Raises Unprocessable (other terms, another signer), Conflict (signed already, or not
+    what was shown), Forbidden (another's session, or a
     token that may not change the Consent: a signature decides who reads).
     """
     given = parameters_of(parameters)
@@ -94,6 +104,7 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource) -> Wr
         row, patient = at.row, at.patient
         if at.consent.get("status") != "proposed" or is_signed(node.database.reader, id_):
             raise Conflict(f"Consent/{id_} is {at.consent.get('status')}, or was signed already")
+        _check_shown(at, shown)
         signer = signer_for(node, caller, patient, given or {"kind": "custodial"})
         signable = signable_of(node, node.database.reader, at, signer)
         if signable.message.deadline_s < now_ms() // 1000:

@@ -51,8 +51,14 @@ def script(browser: Browser, page: Page, path: str, **body: str) -> httpx.Respon
         "Origin": browser.origin, "Sec-Fetch-Site": "same-origin", "Accept": "application/json"})
 
 
+def version_of(page: Page, id_: str) -> str:
+    """Which version of a Consent the page's script says it showed; empty where it showed none to sign."""
+    return page.response.text.partition(f'data-shown="{CONSENTS}/{id_}/typed-data"')[2].partition(">")[0].partition(
+        'data-version="')[2].partition('"')[0]
+
+
 def sign_by_wallet(browser: Browser, page: Page, key: Any, id_: str, done: str = "signed") -> httpx.Response:
-    shown = script(browser, page, f"{CONSENTS}/{id_}/typed-data", kind="wallet")
+    shown = script(browser, page, f"{CONSENTS}/{id_}/typed-data", kind="wallet", version=version_of(page, id_))
     assert shown.status_code == 200, shown.text
     return script(browser, page, f"{CONSENTS}/{id_}/{done}", kind="wallet", signature=by_wallet(key, shown.json()))
 
@@ -101,11 +107,37 @@ def test_a_passkey_signs_where_one_is_registered(hospital: Hospital, browser: Br
     page = browser.get(CONSENTS)
     assert "passkey key" in page.text
     credential = page.response.text.partition('data-credential="')[2].partition('"')[0]
-    shown = script(browser, page, f"{CONSENTS}/{id_}/typed-data", kind="passkey", credential=credential).json()
+    shown = script(browser, page, f"{CONSENTS}/{id_}/typed-data", kind="passkey", credential=credential,
+                   version=version_of(page, id_)).json()
     answer = script(browser, page, f"{CONSENTS}/{id_}/signed", **passkey.answer(shown["publicKey"]))
     assert answer.status_code == 200, answer.text
     assert states(hospital, id_) == ["pending"]
     assert "Signed by a passkey" in browser.get(CONSENTS).text
+
+
+def test_what_was_rewritten_since_it_was_shown_is_not_signed(hospital: Hospital, browser: Browser,
+                                                             patient: str) -> None:
+    """A kept key and a passkey show nothing themselves: what the page said is what they sign, or nothing."""
+    browser.sign_in(f"Patient/{patient}")
+    passkey = registered(hospital, f"Patient/{patient}", Passkey())
+    id_ = proposed(hospital, patient, "Practitioner/dr-shown")
+    page = browser.get(CONSENTS)
+    stored = hospital.patient(patient).get(f"Consent/{id_}").json()
+    other = consent(patient, "Practitioner/dr-swapped", id=id_, meta=stored["meta"])
+    assert hospital.feed.put(f"Consent/{id_}", other).status_code == 200
+    credential = page.response.text.partition('data-credential="')[2].partition('"')[0]
+    given = {"kind": "passkey", "credential": credential}
+    for version in ({"version": version_of(page, id_)}, {}):
+        refused = script(browser, page, f"{CONSENTS}/{id_}/typed-data", **given, **version)
+        assert refused.status_code == 409
+        assert "changed since it was shown" in refused.json()["error"]
+    button = "Sign with the key the hospital keeps for me"
+    again = browser.submit(page.form(button), button)
+    assert (again.status, "changed since it was shown" in again.text) == (409, True)
+    assert "dr-swapped" in again.text
+    assert states(hospital, id_) == []
+    shown = script(browser, again, f"{CONSENTS}/{id_}/typed-data", **given, version=version_of(again, id_)).json()
+    assert script(browser, again, f"{CONSENTS}/{id_}/signed", **passkey.answer(shown["publicKey"])).status_code == 200
 
 
 def test_without_a_wallet_the_kept_key_signs_without_scripts_and_everything_can_end(
@@ -164,7 +196,8 @@ def test_everything_ends_on_the_chain_too_where_the_wallet_signs_it(hospital: Ho
                                                                     key: Any) -> None:
     id_, unsent = proposed(hospital, patient), proposed(hospital, patient, "Practitioner/2")
     page = holder.get(CONSENTS)
-    held = by_wallet(key, script(holder, page, f"{CONSENTS}/{unsent}/typed-data", kind="wallet").json())
+    held = by_wallet(key, script(holder, page, f"{CONSENTS}/{unsent}/typed-data", kind="wallet",
+                                 version=version_of(page, unsent)).json())
     assert sign_by_wallet(holder, page, key, id_).status_code == 200
     granted_on_chain(hospital, id_)
     assert sign_by_wallet(holder, page, key, "_all", "ended").status_code == 200

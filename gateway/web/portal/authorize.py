@@ -227,7 +227,8 @@ class _Screen:
         kept = {name: value for name, value in form.items() if name not in ("csrf", "request", "step", "consent")}
         problem = "It is not signed yet." if form.get("consent") else None
         return self._page("authorize_sign.html", asking.pending, asking.session, status=422 if problem else 200,
-                          form=kept, consent=rests.id, words=rests.words, signers=rests.signers, problem=problem)
+                          form=kept, consent=rests.id, version=rests.version, words=rests.words,
+                          signers=rests.signers, problem=problem)
 
     # Steps
 

@@ -41,11 +41,12 @@ _CHANGE: Final = (Conflict, InputRefused, Moved, NotFound)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One Consent as its patient reads it. ``words`` empty: terms that nobody can sign; ``refusal``: the contract's
-    error; ``late``: to be proposed anew before it can be signed; ``unended``: the address whose signature the chain
-    waits for."""
+    """One version of a Consent as its patient reads it. ``words`` empty: terms that nobody can sign; ``refusal``: the
+    contract's error; ``late``: to be proposed anew before it can be signed; ``unended``: the address whose signature the
+    chain waits for."""
 
     id: str
+    version: str
     state: str
     words: str
     forbids: bool
@@ -93,10 +94,11 @@ def _pages(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/portal/consents/{id_}/sign")
     async def sign(request: Request, id_: str) -> Response:
-        session, _ = await posted(request)
+        session, form = await posted(request)
         caller, _ = _acting(request)
-        return await done(request, session, granting.sign(node, caller, _id(id_), _parameters({"kind": "custodial"})),
-                          "Signed. It counts once the hospitals' chain holds it.")
+        return await done(request, session, granting.sign(
+            node, caller, _id(id_), _parameters({"kind": "custodial"}), shown=form.get("version", "")),
+            "Signed. It counts once the hospitals' chain holds it.")
 
     @routes.post("/portal/consents/{id_}/decline")
     async def decline(request: Request, id_: str) -> Response:
@@ -125,9 +127,9 @@ def _scripts(routes: APIRouter, node: Node) -> None:
         _, body = await asked(request)
         caller, patient = _acting(request)
         given = _given(body)
-        shown = await (revoking_all.show(node, caller, patient, given) if id_ == ALL else granting.show(
-            node, caller, _id(id_), given))
-        return Response(shown, media_type="application/json", headers={"Cache-Control": "no-store"})
+        made = await (revoking_all.show(node, caller, patient, given) if id_ == ALL else granting.show(
+            node, caller, _id(id_), given, shown=str(body.get("version", ""))))
+        return Response(made, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     @routes.post("/portal/consents/{id_}/signed")
     async def signed(request: Request, id_: str) -> Response:
@@ -204,12 +206,12 @@ def _accesses(found: Resource) -> list[dict[str, Any]]:
 
 def _shown(node: Node, parts: Mapping[str, Any]) -> Shown:
     connection = node.database.reader
-    id_ = str(parts["consent"]["valueReference"]["reference"]).split("/")[1]
+    _, id_, _, version = str(parts["consent"]["valueReference"]["reference"]).split("/")
     state = str(parts["state"]["valueCode"])
     grant = {part["name"]: part for part in parts.get("grant", {}).get("part", ())}
     signer = parts.get("signer", {}).get("valueCode")
     return Shown(
-        id=id_, state="proposed" if state == "draft" else state, words=_text(parts, "statement"),
+        id=id_, version=version, state="proposed" if state == "draft" else state, words=_text(parts, "statement"),
         forbids=parts.get("type", {}).get("valueCode") == "deny",
         signer=signer, signed=parts.get("signed", {}).get("valueInstant"),
         refusal=grant.get("error", {}).get("valueCode") if state == "proposed" else None,

@@ -52,9 +52,11 @@ def until_of(form: Mapping[str, str], now_ms: int) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resting:
-    """The Consent that says what was allowed. ``signed``: by the kept key at once, or by the person since."""
+    """The Consent that says what was allowed. ``signed``: by the kept key at once, or by the person since; ``version``:
+    the one that ``words`` are of."""
 
     id: str
+    version: str
     signed: bool
     words: str
     signers: Signers
@@ -81,8 +83,8 @@ async def rest_on_consent(node: Node, request: Request, client: Client, scopes: 
                 "status") not in ("proposed", "active") or authorizations_on(node.database.reader, id_):
             raise Unprocessable(_OTHER, code="value")
     terms = words_of(node, stored)
-    return Resting(id=id_, signed=is_signed(node.database.reader, id_), words=terms.statement if terms else "",
-                   signers=signers_of(node, caller, own.removeprefix("Patient/")))
+    return Resting(id=id_, version=str(stored["meta"]["versionId"]), signed=is_signed(node.database.reader, id_),
+                   words=terms.statement if terms else "", signers=signers_of(node, caller, own.removeprefix("Patient/")))
 
 
 async def drop_consent(node: Node, request: Request, consent: str) -> None:

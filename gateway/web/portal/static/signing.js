@@ -4,15 +4,16 @@ import { possible, used } from "./credentials.js";
 import { account, signedData, whenWallet } from "./ethereum.js";
 
 async function byWallet(step, button) {
-  const csrf = step.dataset.csrf;
+  const { csrf, version } = step.dataset;
   const from = await account(button.dataset.account);
-  const typed = await ask(step.dataset.shown, { csrf, kind: "wallet" });
+  const typed = await ask(step.dataset.shown, { csrf, kind: "wallet", version });
   return { csrf, kind: "wallet", signature: await signedData(from, typed) };
 }
 
 async function byPasskey(step, button) {
-  const csrf = step.dataset.csrf;
-  const { publicKey } = await ask(step.dataset.shown, { csrf, kind: "passkey", credential: button.dataset.credential });
+  const { csrf, version } = step.dataset;
+  const { publicKey } = await ask(step.dataset.shown, { csrf, version, kind: "passkey",
+    credential: button.dataset.credential });
   const { rawId, response } = await used(publicKey);
   return { csrf, kind: "passkey", credential: rawId, authenticatorData: response.authenticatorData,
     clientDataJSON: response.clientDataJSON, signature: response.signature };
