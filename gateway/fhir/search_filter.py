@@ -171,6 +171,8 @@ class _Reader:
             return Criterion((found,))
 
         found = linked_to(self.criteria, self.type_name, head, first, read)
+        if not ends:
+            raise _bad(f"{head[:64]!r} refers to no resource of that type")
         [(self.place, self.terms)] = ends.items()  # the types differ, not the text
         return _all(found)
 

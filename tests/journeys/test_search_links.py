@@ -102,6 +102,7 @@ def test_a_search_reaches_other_resources(hospital: Hospital, linked: dict[str, 
     "Patient?_filter=" + quote("name[given eq x].family eq y"), "Patient?_filter=" + quote("organization[name eq x"),
     "Patient?_filter=" + quote("organization[name eq x] eq y"), "Patient?_filter=" + quote("organization[].name eq y"),
     "Patient?_filter=" + quote("organization[nosuch eq x].name eq y"), "Patient?_filter=" + quote("[a eq b].c eq d"),
+    "Observation?_filter=" + quote("patient:Group[code eq x].code eq y"),  # patient is what of subject is a Patient
     "Observation?_filter=" + quote("code-value-quantity[code ne x].value-quantity gt 1"),
     "Observation?_filter=" + quote("code-value-quantity[code eq x].code eq x"),
     "Observation?_filter=" + quote("code-value-quantity[code eq x or code eq y].value-quantity gt 1"),
