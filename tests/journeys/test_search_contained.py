@@ -141,8 +141,32 @@ def test_who_may_not_see_the_container_learns_nothing_of_what_it_contains(hospit
     assert told(narrow, ward, url) == []
 
 
+def test_a_hidden_container_of_another_type_changes_no_answer(hospital_with: Callable[..., Hospital]) -> None:
+    """Invariant 4: which types contain any is known of all that is stored, whoever may see it."""
+    own = hospital_with()
+    ana, bob = own.new_patient(), own.new_patient()
+    for _ in range(3):
+        own.new(request(ana, medication("m", "balm"), medication("n", "balm")))
+    own.grant(ana, "Practitioner/dr-none")
+    doctor = own.clinician("dr-none")
+    urls = [f"Medication?code={RX}|balm&_contained={contained}&_containedType={kind}{sort}"
+            for contained in ("true", "both") for kind in ("container", "contained")
+            for sort in ("", "&_sort=_id", "&_sort=-_lastUpdated", "&_sort=_lastUpdated,_id", "&_summary=count")]
+
+    def answers() -> list[tuple[int, object, list[str]]]:
+        got = [doctor.get(url) for url in urls]
+        return [(one.status_code, one.json().get("total"), [entry["fullUrl"] for entry in one.json().get("entry", ())])
+                for one in got]
+    before = answers()
+    for type_ in ("MedicationAdministration", "MedicationStatement"):
+        own.new({"resourceType": type_, "status": "completed", "subject": {"reference": f"Patient/{bob}"},
+                 "effectiveDateTime": "2024-01-01", "medicationReference": {"reference": "#g"},
+                 "contained": [medication("g", "balm")]})
+    assert answers() == before
+
+
 @pytest.mark.parametrize(("url", "place"), [
-    ("Medication?_contained=true&_sort=status", "_sort"),
+    ("Medication?_contained=true&_sort=status", "_sort"), ("Medication?_contained=true&_sort=_id,_lastUpdated", "_sort"),
     ("Medication?_contained=true&_containedType=contained&_include=Medication:manufacturer", "_containedType"),
     ("?_type=Medication,Substance&_contained=true", "_contained"), ("?_contained=both", "_contained"),
     ("AuditEvent?_contained=true", "_contained"),
