@@ -19,7 +19,7 @@ import apsw
 from gateway.access.roles import Role, policy
 from gateway.access.scopes import ScopeSet, parse
 from gateway.audit import AuditEntry
-from gateway.errors import Forbidden, OAuthError, Unauthenticated, Unprocessable
+from gateway.errors import Conflict, Forbidden, OAuthError, Unauthenticated, Unprocessable
 from gateway.smart.accounts import REFERENCE, Account, find_account
 from gateway.smart.issuer import Smart
 from gateway.smart.pending import PendingAuthorization, find, pending, use_up
@@ -27,6 +27,7 @@ from gateway.smart.redirects import redirect
 from gateway.smart.sessions import LIFE_MS as SESSION_LIFE_MS
 from gateway.smart.sessions import Session
 from gateway.smart.tokens import Secret, revoke_of_authorization
+from gateway.store import provisions
 
 __all__ = ["Access", "Authorization", "PendingAuthorization", "answer_silently", "approve", "authorizations_about",
            "authorizations_of", "authorizations_on", "find_authorization", "pending", "refuse", "revoke_authorization",
@@ -98,8 +99,8 @@ def approve(smart: Smart, handle: str, *, session: Session, scopes: ScopeSet, pa
 
     ``patient`` and ``encounter``: ID or Type/ID; ``offline``: which refresh tokens it gets; ``consent``: the Consent
     such access rests on. What the role may not is left out of ``scopes``. Raises NotFound for a handle that is not
-    pending, Unauthenticated where the person must sign in (anew), Forbidden, Unprocessable, or OAuthError
-    ``invalid_scope``.
+    pending, Unauthenticated where the person must sign in (anew), Forbidden, Unprocessable, Conflict (the Consent has
+    ended), or OAuthError ``invalid_scope``.
     """
     now_ms, code = smart.now_ms(), Secret(CODE_PREFIX + secrets.token_urlsafe(32))
 
@@ -115,6 +116,8 @@ def approve(smart: Smart, handle: str, *, session: Session, scopes: ScopeSet, pa
             reason=_reason(standing.role, purpose, whose, reason, offline), access=offline, consent=consent,
             launch=_launch(asked), nonce=asked.nonce, auth_time_ms=session.auth_time_ms, created_ms=now_ms,
             used_ms=now_ms, expires_ms=_expires_ms(offline, standing, now_ms), revoked_ms=None)
+        if consent is not None and not provisions.stands(connection, consent):
+            raise Conflict("the permission this access rests on has ended: start again from the app")
         use_up(connection, smart, handle, now_ms)
         _store(connection, made)
         connection.execute(
@@ -154,8 +157,12 @@ def answer_silently(smart: Smart, asked: PendingAuthorization, session: Session 
          and asked.asked.within(one.scopes)), None)
     if found is None:
         return refuse(smart, asked.handle, "consent_required")
-    return approve(smart, asked.handle, session=session, scopes=asked.asked, patient=found.patient,
-                   encounter=found.encounter, purpose=found.purpose, reason=None, offline=None, consent=found.consent)
+    try:
+        return approve(smart, asked.handle, session=session, scopes=asked.asked, patient=found.patient,
+                       encounter=found.encounter, purpose=found.purpose, reason=None, offline=None,
+                       consent=found.consent)
+    except Conflict:
+        return refuse(smart, asked.handle, "consent_required")
 
 
 def find_authorization(connection: apsw.Connection, id_: str) -> Authorization | None:

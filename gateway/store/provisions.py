@@ -180,6 +180,12 @@ def put(connection: apsw.Connection, provision: Provision, *, consent: str, addr
     journal.bump_decision_seq(connection)
 
 
+def stands(connection: apsw.Connection, consent: str) -> bool:
+    """Whether anything that was signed in a Consent counts, or will."""
+    return connection.execute("SELECT 1 FROM provision WHERE consent=? AND state<>'revoked' LIMIT 1",
+                              (consent,)).get is not None
+
+
 def set_state_of_consent(connection: apsw.Connection, consent: str, state: State, *, only: Iterable[State]) -> int:
     """Move every provision of a Consent that is in one of ``only``; how many moved."""
     moved = 0

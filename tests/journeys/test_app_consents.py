@@ -10,10 +10,12 @@ import pytest
 
 from gateway.access.scopes import parse
 from gateway.ledger.relay import refuse
-from gateway.records import finality, signing
+from gateway.records import ending, finality, signing
 from gateway.records.app_consents import consent_of
+from gateway.smart import authorization
 from gateway.smart.authorization import authorizations_of
 from gateway.store import followed, outbox
+from gateway.web.portal import authorize
 from tests.conformance.smart_app import App
 from tests.journeys.browser import Browser
 from tests.journeys.hospital import Client, Hospital
@@ -133,6 +135,19 @@ def test_when_the_consent_ends_so_do_the_apps_tokens(
     assert refreshed.json()["error"] == "invalid_grant"
     assert authorizations_of(hospital.database.reader, f"Patient/{patient}") == []
     assert app.ask_about(tokens["access_token"]) == {"active": False}
+
+
+def test_a_consent_that_ends_on_the_way_to_the_app_carries_no_access(
+        hospital: Hospital, browser: Browser, patient: str, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended by another worker between the look at it and the commit of the code."""
+    def ended_first(*given: Any, consent: str, **named: Any) -> str:
+        hospital.database.transact(lambda tx: ending.here(tx, consent))
+        return authorization.approve(*given, consent=consent, **named)
+    form = app.shown(browser, SCOPE).form("allow").choose("how-long", "offline")
+    monkeypatch.setattr(authorize, "approve", ended_first)
+    refused = browser.submit(form, "allow")
+    assert refused.status == 409, refused.text
+    assert authorizations_of(hospital.database.reader, f"Patient/{patient}") == []
 
 
 def test_another_apps_access_goes_on(hospital: Hospital, browser: Browser, patient: str, app: App) -> None:

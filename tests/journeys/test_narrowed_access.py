@@ -208,8 +208,9 @@ def test_the_end_of_the_consent_ends_the_access(app: App, patient: str) -> None:
 
 @pytest.mark.parametrize("wallet", [None, "0x" + "ab" * 20])
 def test_the_end_of_the_access_ends_the_consent(app: App, browser: Browser, patient: str, wallet: str | None) -> None:
-    browser.sign_in(f"Patient/{patient}", wallet=wallet)
     lasting(app)
+    app.hospital.database.transact(lambda tx: tx.execute(  # registered since: the kept key signed before
+        "UPDATE account SET wallet=? WHERE fhir_user=?", (wallet, f"Patient/{patient}")))
     form = browser.get("/portal/apps").form("Revoke all access of apps")
     assert "No app has access through you any more." in browser.submit(form).text
     assert [consent["status"] for consent in consents(app, patient)] == ["inactive"]

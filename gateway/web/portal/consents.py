@@ -42,8 +42,8 @@ _CHANGE: Final = (Conflict, InputRefused, Moved, NotFound)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """One version of a Consent as its patient reads it. ``words`` empty: terms that nobody can sign; ``refusal``: the
-    contract's error; ``late``: to be proposed anew before it can be signed; ``unended``: the address whose signature the
-    chain waits for."""
+    contract's error; ``late``: to be proposed anew before it can be signed; ``unended``: the address whose signature
+    the chain waits for."""
 
     id: str
     version: str

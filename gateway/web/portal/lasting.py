@@ -84,7 +84,8 @@ async def rest_on_consent(node: Node, request: Request, client: Client, scopes: 
             raise Unprocessable(_OTHER, code="value")
     terms = words_of(node, stored)
     return Resting(id=id_, version=str(stored["meta"]["versionId"]), signed=is_signed(node.database.reader, id_),
-                   words=terms.statement if terms else "", signers=signers_of(node, caller, own.removeprefix("Patient/")))
+                   words=terms.statement if terms else "",
+                   signers=signers_of(node, caller, own.removeprefix("Patient/")))
 
 
 async def drop_consent(node: Node, request: Request, consent: str) -> None:
