@@ -43,9 +43,9 @@ def large_version(new: NewVersion | None) -> bool:
     """Whether storing a version is worth a thread."""
     if new is None:
         return False
-    rows = new.rows
-    return len(new.envelope) > BYTES or (
-        len(rows.hashes) + len(rows.numbers) + len(rows.dates) + len(rows.references)) > VALUES
+    rows = (new.rows, *[inner for _, inner in new.rows.contained])
+    return len(new.envelope) > BYTES or sum(
+        len(one.hashes) + len(one.numbers) + len(one.dates) + len(one.references) for one in rows) > VALUES
 
 
 async def done(apart: bool, work: Callable[[], T]) -> T:
