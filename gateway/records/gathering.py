@@ -97,16 +97,16 @@ def open_all(node: Node, connection: apsw.Connection, found: Sequence[Permitted]
              at: Pace | None = None) -> list[Opened]:
     """The bytes of each that was not erased since, in order.
 
-    Raises BlobUnavailable and what a broken block raises; Elsewhere on the event loop where a block must be fetched.
+    Raises BlobUnavailable and what a broken block raises; Elsewhere on the event loop where a block must be fetched, or
+    more is to be unsealed than it bears.
     """
     if not found:
         return []
-    rows, local = [one.row for one in found], at is not None and at.on_loop
-    opened = node.versions.open_kept(connection, rows, local=local)
+    opened = node.versions.open_kept(connection, [one.row for one in found], most=at.room if at is not None else None)
     if opened is None:
-        if local:
-            raise Elsewhere
-        return []
+        raise Elsewhere
+    if at is not None:
+        at.unseal(sum(len(one.stored) for one in opened.values()))
     return [Opened(one, opened[one.row.seq].stored) for one in found if one.row.seq in opened]
 
 

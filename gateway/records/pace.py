@@ -24,6 +24,8 @@ INLINE_MATCHES: Final = 100
 """Most resources decided and opened on the event loop."""
 INLINE_BYTES: Final = 262_144
 """Most bytes parsed on the event loop."""
+INLINE_UNSEALED: Final = 1_048_576
+"""Most bytes unsealed on the event loop: some 5 ms."""
 STATEMENTS_S: Final = 20.0
 """How long statements may take at all."""
 _STEPS: Final = 5_000
@@ -39,13 +41,22 @@ class Pace:
 
     def __init__(self, *, on_loop: bool) -> None:
         self.on_loop = on_loop
-        self._matches, self._bytes = INLINE_MATCHES, INLINE_BYTES
+        self._matches, self._bytes, self._unsealed = INLINE_MATCHES, INLINE_BYTES, INLINE_UNSEALED
+
+    @property
+    def room(self) -> int | None:
+        """How many bytes may still be unsealed; None: as many as there are."""
+        return self._unsealed if self.on_loop else None
 
     def open(self, count: int) -> None:
         """About to decide and open so many. Raises Elsewhere."""
         self._matches -= count
         if self.on_loop and self._matches < 0:
             raise Elsewhere
+
+    def unseal(self, size: int) -> None:
+        """So many bytes were unsealed, within the room there was."""
+        self._unsealed -= size
 
     def parse(self, size: int) -> None:
         """About to parse so many bytes. Raises Elsewhere."""

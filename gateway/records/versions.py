@@ -127,30 +127,28 @@ class Versions:
         fetched = dict(self._blobs.get_many(missing, timeout_s=self._blob_timeout_s)) if missing else {}
         return self._all_opened(rows, [local.get(row.seq) or fetched.get(row.digest) for row in rows])
 
-    def open_local_many(self, connection: apsw.Connection, rows: Sequence[VersionRow]) -> list[Opened] | None:
-        """``open_many`` where every block is in the local table; None means some must be fetched."""
+    def open_few(self, connection: apsw.Connection, rows: Sequence[VersionRow], *, most: int) -> list[Opened] | None:
+        """``open_many`` where every block is in the local table, and all together at most ``most`` bytes; else None."""
         if not rows:
             return []
-        local = journal.envelopes(connection, [row.seq for row in rows])
-        if len(local) < len(rows):
-            return None
-        return self._all_opened(rows, [local[row.seq] for row in rows])
+        local = journal.few_envelopes(connection, [row.seq for row in rows], most=most)
+        return None if local is None else self._all_opened(rows, [local[row.seq] for row in rows])
 
-    def open_kept(self, connection: apsw.Connection, rows: Sequence[VersionRow], *, local: bool = False) -> dict[
+    def open_kept(self, connection: apsw.Connection, rows: Sequence[VersionRow], *, most: int | None = None) -> dict[
             int, Opened] | None:
         """``open_many`` by ``seq``, without those whose patient's key was erased since they were found.
 
-        ``local``: as ``open_local_many``.
+        ``most``: as ``open_few``.
         """
         try:
-            opened = self.open_local_many(connection, rows) if local else self.open_many(connection, rows)
+            opened = self.open_many(connection, rows) if most is None else self.open_few(connection, rows, most=most)
         except KeyDestroyed:
             if len(rows) == 1:
                 return {}
         else:
             return None if opened is None else {row.seq: one for row, one in zip(rows, opened, strict=True)}
         middle = len(rows) // 2
-        halves = [self.open_kept(connection, half, local=local) for half in (rows[:middle], rows[middle:])]
+        halves = [self.open_kept(connection, half, most=most) for half in (rows[:middle], rows[middle:])]
         return None if halves[0] is None or halves[1] is None else halves[0] | halves[1]
 
     def _all_opened(self, rows: Sequence[VersionRow], envelopes: Sequence[bytes | None]) -> list[Opened]:

@@ -251,6 +251,19 @@ def envelopes(connection: apsw.Connection, seqs: Sequence[int]) -> dict[int, byt
     return dict(connection.execute(f"SELECT seq, envelope FROM block WHERE seq IN ({marks})", tuple(seqs)))  # noqa: S608
 
 
+def few_envelopes(connection: apsw.Connection, seqs: Sequence[int], *, most: int) -> dict[int, bytes] | None:
+    """``envelopes`` where all are here and together at most ``most`` bytes long; longer ones are not read."""
+    found: dict[int, bytes] = {}
+    for seq, length, data in connection.execute(
+            "SELECT seq, length(envelope), iif(length(envelope)<=?, envelope, NULL) FROM block "  # noqa: S608
+            f"WHERE seq IN ({','.join('?' * len(seqs))})", (most, *seqs)):
+        most -= length
+        if most < 0 or data is None:
+            return None
+        found[seq] = data
+    return found if len(found) == len(seqs) else None
+
+
 def append(connection: apsw.Connection, new: NewVersion) -> int:
     """Append inside the open transaction; returns its ``seq``.
 

@@ -402,7 +402,7 @@ def sorted_ones(hospital: Hospital) -> list[str]:
         "profile": ["http://p.example/1"]}) for number in range(5)]
 
 
-@pytest.mark.parametrize("bound", ["INLINE_MATCHES", "INLINE_BYTES", "INLINE_S"])
+@pytest.mark.parametrize("bound", ["INLINE_MATCHES", "INLINE_BYTES", "INLINE_UNSEALED", "INLINE_S"])
 def test_includes_and_a_record_are_the_same_on_the_event_loop_and_off_it(
         hospital_with: Callable[..., Hospital], monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     hospital = hospital_with()

@@ -161,7 +161,7 @@ def test_a_page_link_works_for_its_holder_alone_and_not_once_changed(hospital: H
 # Absent and hidden: the same steps, so that time tells nothing
 
 STEPS: list[tuple[Any, str]] = [(Gate, "entries"), (GroupCommit, "commit"), (Versions, "open"),
-                                (Versions, "open_local"), (Versions, "open_many"), (Versions, "open_local_many")]
+                                (Versions, "open_local"), (Versions, "open_many"), (Versions, "open_few")]
 
 
 @pytest.mark.parametrize("url", ["Observation/{}", "Observation/{}/_history/1", "Observation/{}/_history",
