@@ -166,7 +166,8 @@ def test_a_hidden_container_of_another_type_changes_no_answer(hospital_with: Cal
 
 
 @pytest.mark.parametrize(("url", "place"), [
-    ("Medication?_contained=true&_sort=status", "_sort"), ("Medication?_contained=true&_sort=_id,_lastUpdated", "_sort"),
+    ("Medication?_contained=true&_sort=status", "_sort"),
+    ("Medication?_contained=true&_sort=_id,_lastUpdated", "_sort"),
     ("Medication?_contained=true&_containedType=contained&_include=Medication:manufacturer", "_containedType"),
     ("?_type=Medication,Substance&_contained=true", "_contained"), ("?_contained=both", "_contained"),
     ("AuditEvent?_contained=true", "_contained"),
