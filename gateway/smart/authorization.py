@@ -25,7 +25,7 @@ from gateway.smart.issuer import Smart
 from gateway.smart.pending import PendingAuthorization, find, pending, use_up
 from gateway.smart.redirects import redirect
 from gateway.smart.sessions import LIFE_MS as SESSION_LIFE_MS
-from gateway.smart.sessions import Session
+from gateway.smart.sessions import Session, require_open
 from gateway.smart.tokens import Secret, revoke_of_authorization
 from gateway.store import provisions
 
@@ -216,9 +216,7 @@ def audit(smart: Smart, connection: apsw.Connection, interaction: str, action: s
 def _person(connection: apsw.Connection, asked: PendingAuthorization, session: Session, now_ms: int) -> str:
     if session.user is None:
         raise Unauthenticated("sign in with an account whose identity was proofed")
-    if not connection.execute("SELECT EXISTS (SELECT 1 FROM session WHERE id=? AND ended_ms IS NULL)",
-                              (session.id,)).get:  # signed out since the form was read
-        raise Unauthenticated("your session has ended: sign in and start again from the app")
+    require_open(connection, session.id)
     if asked.needs_sign_in(session, now_ms):
         raise Unauthenticated("the app asks for a fresh sign-in")
     if asked.launch is not None and not asked.launch.is_for(session.user):

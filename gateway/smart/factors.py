@@ -1,7 +1,7 @@
 """What a person changes about how they sign in: one-time codes, recovery codes, passkeys, the registered wallet.
 
-Owns those changes and their audit; refuses them in a session that is not fresh, and refuses staff to give up the last
-factor their role needs. A change of factors ends the login's other sessions.
+Owns those changes and their audit; refuses them in a session that is not fresh, or ended meanwhile, and refuses staff
+to give up the last factor their role needs. A change of factors ends the login's other sessions.
 """
 
 from __future__ import annotations
@@ -177,6 +177,7 @@ def _check_left(connection: apsw.Connection, session: Session, login: Login) -> 
 
 
 def _changed(smart: Smart, connection: apsw.Connection, session: Session, interaction: str, now_ms: int) -> None:
+    sessions.require_open(connection, session.id)
     revoke_session(connection, sessions.end_all(connection, session.login, now_ms, but=session.id), now_ms)
     audit_login(smart, connection, interaction, "U", session.login, user=session.user, role=session.role or "",
                 now_ms=now_ms)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import apsw
 
 from gateway.config import Settings
-from gateway.errors import StoreBusy
+from gateway.errors import StoreBusy, Unauthenticated
 from gateway.smart.issuer import Smart
 
 IDLE_MS: Final = 30 * 60_000
@@ -161,6 +161,13 @@ def id_of(connection: apsw.Connection, smart: Smart, cookie_value: str) -> str |
     rows = connection.execute("SELECT id FROM session WHERE hash=? AND ended_ms IS NULL",
                               (_hash(smart, cookie_value),)).fetchall()
     return str(rows[0][0]) if rows else None
+
+
+def require_open(connection: apsw.Connection, session_id: str) -> None:
+    """Raises Unauthenticated where a session has ended since its request was taken, inside the open transaction."""
+    if not connection.execute("SELECT EXISTS (SELECT 1 FROM session WHERE id=? AND ended_ms IS NULL)",
+                              (session_id,)).get:
+        raise Unauthenticated("your session has ended: sign in again")
 
 
 def end_session(connection: apsw.Connection, session_id: str, now_ms: int, *, login: str | None = None) -> bool:

@@ -20,6 +20,7 @@ from gateway.smart.authorization import revoke_session
 from gateway.smart.issuer import Smart
 from gateway.smart.logins import Login, audit_login
 from gateway.smart.sessions import Session
+from gateway.smart.upstream import Identity, login_of
 
 WALLET_PATH: Final = "/portal/sign-in"
 REFUSED: Final = ("That did not work. Check the name, the password and the code, or wait a little and try again. "
@@ -131,18 +132,16 @@ def by_wallet(smart: Smart, text: str, signature: str, *, chain_id: int, browser
     return _by(smart, browser, ("wallet",), login)
 
 
-def by_upstream(smart: Smart, login_id: str, browser: Browser, auth_time_ms: int | None) -> SignedIn | None:
-    """Sign in as whom the hospital's identity provider named; None when refused.
-
-    ``auth_time_ms``: when the person showed the provider who they are, where it says so.
-    """
-    return _by(smart, browser, ("oidc",), lambda connection, _: logins.find_login(connection, login_id), auth_time_ms)
+def by_upstream(smart: Smart, who: Identity, browser: Browser) -> SignedIn | None:
+    """Sign in as whom the hospital's identity provider named; None when refused."""
+    return _by(smart, browser, ("oidc",), lambda connection, _: logins.find_login(
+        connection, login_of(connection, who) or ""), who.auth_time_ms)
 
 
 def change_password(smart: Smart, session: Session, old: str, new: str) -> bool:
     """Set a password, the old one shown first where there is one; the login's other sessions end.
 
-    False when the old one is wrong or may not be tried now. Raises Unprocessable.
+    False when the old one is wrong or may not be tried now. Raises Unprocessable, Unauthenticated (signed out since).
     """
     login = logins.find_login(smart.database.reader, session.login)
     if login is None:
@@ -156,6 +155,7 @@ def change_password(smart: Smart, session: Session, old: str, new: str) -> bool:
     hashed = passwords.hash_password(new)
 
     def work(connection: apsw.Connection) -> bool:
+        sessions.require_open(connection, session.id)
         connection.execute("UPDATE login SET password=? WHERE id=? AND password IS ?",
                            (hashed, login.id, login.password))
         if not connection.changes():

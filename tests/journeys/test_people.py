@@ -16,9 +16,11 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
 
-from gateway.smart import lockout, logins, passwords, proofing, sessions
+from gateway.errors import Unauthenticated
+from gateway.smart import factors, lockout, logins, passwords, proofing, resets, sessions, sign_in
 from gateway.smart.accounts import add_user, close_user, find_account
 from gateway.smart.sign_in import REFUSED
+from gateway.smart.upstream import Identity, link
 from tests.journeys.hospital import Hospital
 from tests.journeys.visitors import ORIGIN, PASSWORD, Authenticator, Browser, Provider, code_of
 
@@ -246,6 +248,32 @@ def test_unknown_wrong_and_delayed_are_one_answer(hospital: Hospital) -> None:
     outcomes = [(entry.outcome, entry.reason) for entry in hospital.audited()[:8] if entry.interaction == "sign-in"]
     assert ("4", "delayed") in outcomes
     assert ("4", "wrong-password") in outcomes
+
+
+def test_what_began_before_a_reset_adds_no_way_in(hospital: Hospital) -> None:
+    """A thief's requests that were past the look at their session when all of them ended."""
+    browser, id_ = patient(hospital, "robbed")
+    smart, device, key = hospital.smart, Authenticator(), Account.create()
+    session, login = session_of(hospital, browser), logins.find_by_name(hospital.database.reader, "robbed")
+    assert session is not None
+    assert login is not None
+    who = Identity(issuer="https://idp.example", subject="robbed", auth_time_ms=None, next_path=None)
+    hospital.database.transact(lambda tx: link(tx, issuer=who.issuer, subject=who.subject, login=login.id, now_ms=1))
+    made = device.make(factors.begin_passkey(smart, session))
+    text = sign_in.begin_wallet(smart, "wallet-add", key.address, chain_id=1, bound=session.id)
+    proof = key.sign_message(encode_defunct(text=text)).signature.to_0x_hex()
+    resets.reset(smart, fhir_user=f"Patient/{id_}", name="robbed", password="another long password")
+    for act in (lambda: factors.add_passkey(smart, session, name="Mine", credential=made),
+                lambda: factors.add_wallet(smart, session, text, proof, chain_id=1),
+                lambda: sign_in.change_password(smart, session, "another long password", "the password of a thief")):
+        with pytest.raises(Unauthenticated):
+            act()
+    stranger = Browser(hospital)
+    stranger.get("/portal/sign-in")
+    assert stranger.sign_in_by_passkey(device).status_code == 403
+    made_by = sign_in.Browser(visit="v", cookie=None, known_device="", address=None, device="")
+    assert sign_in.by_upstream(smart, who, made_by) is None
+    assert Browser(hospital).sign_in("robbed", password="another long password").status_code == 303
 
 
 def test_a_stranger_does_not_lock_anybody_out(hospital: Hospital) -> None:

@@ -231,11 +231,8 @@ def _upstream(routes: APIRouter, smart: Smart, threads: Threads, upstream: Upstr
     async def back(request: Request) -> Response:
         visit, query = visit_of(request), dict(request.query_params)
         who = await threads.act(lambda: upstream.finish(smart, query, bound=visit))
-        login_id = login_of(smart.database.reader, who)
-        if login_id is not None:
-            known = login_id
-            done = await threads.act(lambda: sign_in.by_upstream(
-                smart, known, browser(request, visit), who.auth_time_ms))
+        if login_of(smart.database.reader, who) is not None:
+            done = await threads.act(lambda: sign_in.by_upstream(smart, who, browser(request, visit)))
             if done is None:
                 raise Forbidden(REFUSED)
             return _signed_in(request, done, see(own_path(who.next_path) or HOME))
@@ -267,14 +264,16 @@ def _up_by_upstream(smart: Smart, asked: SignUp, handle: str, made_by: Browser) 
     body = smart.database.transact(lambda connection: ceremonies.finish(
         connection, smart, "upstream-new", handle, bound=made_by.visit, now_ms=now_ms))
 
-    def work(connection: Any) -> str:
+    who = Identity(issuer=body["issuer"], subject=body["subject"], auth_time_ms=body["auth_time_ms"], next_path=None)
+
+    def work(connection: Any) -> None:
         # The provider vouches for them, and each of its people is one.
         login_id = logins.sign_up(connection, smart, asked, password_hash=None, source=None, now_ms=now_ms)
         if login_id is None:
             raise Unprocessable("try once more")
-        link(connection, issuer=body["issuer"], subject=body["subject"], login=login_id, now_ms=now_ms)
-        return login_id
-    return sign_in.by_upstream(smart, smart.database.transact(work), made_by, body["auth_time_ms"])
+        link(connection, issuer=who.issuer, subject=who.subject, login=login_id, now_ms=now_ms)
+    smart.database.transact(work)
+    return sign_in.by_upstream(smart, who, made_by)
 
 
 def _count_sign_up(smart: Smart, made_by: Browser) -> None:
