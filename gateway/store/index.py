@@ -171,13 +171,13 @@ class Index:
         inside, itself = self._parts(connection, query.type, query.parts, bound, snapshot, sight)
         found: dict[int, list[int]] = {}
         for seq in seqs:
-            own = connection.execute(f"SELECT 1 FROM version v WHERE v.seq=? AND ({itself.text})",  # noqa: S608
-                                     (seq, *itself.parameters)).get
+            own = query.parts.itself is not None and connection.execute(
+                f"SELECT 1 FROM version v WHERE v.seq=? AND ({itself.text})", (seq, *itself.parameters)).get  # noqa: S608
             within = connection.execute(
                 f"SELECT (SELECT group_concat(v.seq) {inside.text}) FROM version v WHERE v.seq=?",  # noqa: S608
                 (*inside.parameters, seq)).get
             numbers = str(within).split(",") if within is not None else []
-            found[seq] = [0] * (own is not None) + sorted(-int(one) - seq * PLACES for one in numbers)
+            found[seq] = [0] * bool(own) + sorted(-int(one) - seq * PLACES for one in numbers)
         return found
 
     def search(self, connection: apsw.Connection, query: Query, bound: SqlBound, *, snapshot: int, limit: int,

@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from gateway.fhir.query import AllOf, AnyOf, DateIs, HashIs, IdIs, NumberIs, VersionIs
+from gateway.fhir.query import AllOf, AnyOf, DateIs, HashIs, IdIs, NumberIs, SpanIs, VersionIs
 from gateway.fhir.search_contained import MARK
 from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, Within, compared, marks
 from gateway.store.journal import PLACES
@@ -134,6 +134,10 @@ class Paths:
                 return self._range("index_date", "low_ms", "high_ms", key, comparator, low, high)
             case NumberIs(key, comparator, low, high):
                 return self._range("index_number", "low", "high", key, comparator, low, high)
+            case SpanIs():  # the key names what the coordinates are on; of it, the low end where that is bounded
+                ends = self._conditions.span_range(predicate, "n")
+                return [Sql("SELECT DISTINCT version FROM index_number n WHERE n.key=? AND "  # noqa: S608
+                            f"{ends.text}", (self._conditions.key(predicate.key), *ends.parameters))]
             case AllOf(parts):
                 hashed = sorted(parts, key=lambda part: type(part) not in (HashIs, HashedIn))
                 ways = [way for part in hashed if (way := self._any(type_, (part,))) is not None]

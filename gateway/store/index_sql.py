@@ -203,11 +203,10 @@ class Conditions:
                 range_ = self.number_range(predicate, "n")
                 return Sql("EXISTS (SELECT 1 FROM index_number n WHERE n.version=v.seq AND n.key=? AND "  # noqa: S608
                            f"{range_.text})", (self.key(predicate.key), *range_.parameters))
-            case SpanIs(key, first, last):
-                ends = joined(" AND ", [compared(one.comparator, f"n.{end}", f"n.{end}", one.low, one.high)
-                                        for one, end in ((first, "low"), (last, "high"))])
+            case SpanIs():
+                ends = self.span_range(predicate, "n")
                 return Sql("EXISTS (SELECT 1 FROM index_number n WHERE n.version=v.seq AND n.key=? AND "  # noqa: S608
-                           f"{ends.text})", (self.key(key), *ends.parameters))
+                           f"{ends.text})", (self.key(predicate.key), *ends.parameters))
             case DateIs():
                 range_ = self.date_range(predicate, "d")
                 return Sql("EXISTS (SELECT 1 FROM index_date d WHERE d.version=v.seq AND d.key=? AND "  # noqa: S608
@@ -257,6 +256,12 @@ class Conditions:
             return Sql(f"{compare.text} AND {row}.unit_code=?",
                        (*compare.parameters, self.hash("unit", asked.unit_code)))
         return compare
+
+    @staticmethod
+    def span_range(asked: SpanIs, row: str) -> Sql:
+        """Each end of a pair of numbers by itself, on the alias ``row``."""
+        return joined(" AND ", [compared(one.comparator, f"{row}.{end}", f"{row}.{end}", one.low, one.high)
+                                for one, end in ((asked.first, "low"), (asked.last, "high"))])
 
     @staticmethod
     def date_range(asked: DateIs, row: str) -> Sql:

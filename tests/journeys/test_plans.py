@@ -10,6 +10,8 @@ import pytest
 
 from tests.journeys.hospital import Hospital
 
+STORED = "SELECT 1 FROM version WHERE type=? LIMIT 1"
+"""Whether anything of a type was ever stored: the first row tells."""
 WALKS = ("USING INDEX version_type", "USING COVERING INDEX version_type", "SCAN version", "SCAN v ", "SCAN index_")
 
 
@@ -23,7 +25,7 @@ class Statements:
         connection.exec_trace = self._note
 
     def _note(self, _: object, sql: str, values: Any) -> bool:
-        if sql.startswith(("SELECT", "WITH")) and "sqlite_" not in sql:
+        if sql.startswith(("SELECT", "WITH")) and "sqlite_" not in sql and sql != STORED:
             self.asked[sql] = values
         return True
 
@@ -45,14 +47,26 @@ def statements() -> Iterator[Statements]:
 
 @pytest.fixture(scope="module")
 def place(statements: Statements, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hospital, list[str]]]:
-    """A gateway and ids that stand in it: two Patients, a List, an Observation."""
+    """A gateway and ids that stand in it: two Patients, a List, an Observation, a Location within another, another."""
     hospital = Hospital(tmp_path_factory.mktemp("plans"))
     patients = [hospital.new_patient(name=[{"family": f"Walker{number}"}]) for number in range(20)]
     seen = [hospital.new({"resourceType": "Observation", "status": "final", "subject": {"reference": f"Patient/{one}"},
                           "code": {"coding": [{"system": "http://loinc.org", "code": "8867-4"}]}}) for one in patients]
     listed = hospital.new({"resourceType": "List", "status": "current", "mode": "working",
                            "entry": [{"item": {"reference": f"Observation/{seen[0]}"}}]})
-    yield hospital, [*patients[:2], listed, seen[0]]
+    where = [hospital.new({"resourceType": "Location", "name": "Top"})]
+    for _ in range(3):
+        where.append(hospital.new({"resourceType": "Location", "partOf": {"reference": f"Location/{where[-1]}"}}))
+    for number, one in enumerate(patients):
+        hospital.new({"resourceType": "MedicationRequest", "status": "active", "intent": "order",
+                      "subject": {"reference": f"Patient/{one}"}, "medicationReference": {"reference": "#m"},
+                      "contained": [{"resourceType": "Medication", "id": "m", "code": {"text": "pill"}, "status": "active",
+                                     "ingredient": [{"itemCodeableConcept": {"coding": [{"code": f"i{number}"}]}}]}]})
+        hospital.new({"resourceType": "MolecularSequence", "coordinateSystem": 1, "referenceSeq": {
+            "referenceSeqId": {"coding": [{"code": f"NC{number}"}]}, "windowStart": 1, "windowEnd": 9}})
+        hospital.new({"resourceType": "QuestionnaireResponse", "status": "completed",
+                      "questionnaire": f"http://w.example/q{number}|1.2"})
+    yield hospital, [*patients[:2], listed, seen[0], where[-1], where[0]]
     hospital.close()
 
 
@@ -61,7 +75,14 @@ def place(statements: Statements, tmp_path_factory: pytest.TempPathFactory) -> I
     "Patient?_id={0}&_revinclude=Observation:subject", "Patient/{0}/$everything", "?_type=Patient&_id={0}",
     "Observation?subject=Patient/{0}&_include=Observation:subject", "Observation?_list={2}",
     "Observation?subject=Patient/{0}&code=8867-4&_sort=-date", "Observation?subject:Patient._id={0}",
-    "Patient?_has:Observation:subject:_id={3}", "Patient/{0}/Observation?code=8867-4", "Patient/{0}/Observation"])
+    "Patient?_has:Observation:subject:_id={3}", "Patient/{0}/Observation?code=8867-4", "Patient/{0}/Observation",
+    "Location?partof:below={5}", "Location?partof:above={4}", "Encounter?location:below=Location/{5}",
+    "QuestionnaireResponse?questionnaire:below=http://w.example/q1|1",
+    "MolecularSequence?referenceseqid-window-coordinate=NC3$ge1$le9",
+    "Observation?_filter=subject:Patient[_id eq {0}].family sw walker",
+    "Medication?ingredient-code=i7&_contained=true", "Medication?ingredient-code=i7&status=active&_contained=both",
+    "Medication?ingredient-code=i7&status=active&_contained=true&_containedType=contained&_total=accurate&_count=1",
+    "Medication?ingredient-code=i7&_contained=true&_sort=_id", "Medication?_id=m&ingredient-code=i7&_contained=true"])
 def test_what_is_named_is_looked_up(asked: str, statements: Statements, place: tuple[Hospital, list[str]]) -> None:
     hospital, ids = place
     statements.asked.clear()
