@@ -92,13 +92,15 @@ def signer_for(node: Node, caller: Caller, patient: str, given: Mapping[str, str
     kind = given.get("kind")
     if wallet is not None:
         wallet = _address(wallet)
-        # Not a delegate's: the mandate ends, a registered wallet stays.
-        own = caller.grant.role == "patient" and caller.grant.self_patient == f"Patient/{patient}"
+        # Not a delegate's: the mandate ends, a registered wallet stays. Not an app's, whatever it may write: whose wallet
+        # is registered signs in as the patient. The account page registers one, after a sign-in of just now.
+        own = (caller.grant.role == "patient" and caller.grant.self_patient == f"Patient/{patient}"
+               and caller.grant.minted_by_operator)
         if registered is not None and address(registered) != address(wallet):
             raise Unprocessable("another wallet is registered for this patient", code="business-rule",
                                 expression="wallet")
         if registered is None and not own:
-            raise Forbidden("only the patient's own session may bring a wallet that is not registered")
+            raise Forbidden("a wallet is registered by the patient, on the account page: an app brings none")
         return Signer(kind="wallet", address=address(wallet))
     if kind == "passkey" or (kind is None and {"credential", "clientDataJSON"} & given.keys()):
         return _passkey(connection, patient, given.get("credential"))

@@ -100,6 +100,20 @@ def test_a_wallet_brought_with_a_signature_is_registered_as_one_that_signs_in(
     assert signing.wallet_of(hospital.database.reader, patient) == key.address, "EIP-55, as EIP-4361 has it"
 
 
+def test_an_app_registers_no_wallet_of_its_own_as_the_patients(hospital: Hospital, browser: Browser, patient: str,
+                                                               key: Any) -> None:
+    """It would be a way in: Sign-In with Ethereum opens a session of the patient to whoever holds it."""
+    browser.sign_in(f"Patient/{patient}")
+    app, scope = App(hospital, name="Wallet thief"), "launch/patient patient/Consent.crus"
+    token = app.exchange(app.allowed(browser, scope)).json()["access_token"]
+    own, id_ = Client(hospital, token), proposed(hospital, patient)
+    assert own.get(f"Consent/{id_}").status_code == 200
+    assert own.get(f"Consent/{id_}/$typed-data?wallet={key.address}").status_code == 403
+    typed = hospital.patient(patient).get(f"Consent/{id_}/$typed-data?wallet={key.address}").json()
+    assert signed(own, id_, wallet=key.address, signature=by_wallet(key, typed)).status_code == 403
+    assert signing.wallet_of(hospital.database.reader, patient) is None
+
+
 def test_a_passkey_signs_where_one_is_registered(hospital: Hospital, browser: Browser, patient: str) -> None:
     browser.sign_in(f"Patient/{patient}")
     passkey = registered(hospital, f"Patient/{patient}", Passkey())
