@@ -8,7 +8,6 @@ only after its row is durable). https://hl7.org/fhir/R4/auditevent.html
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gateway.crypto.hkdf import hkdf
 from gateway.crypto.keys import KeyRing
 from gateway.errors import BlockCorrupt, Moved
+from gateway.ledger.audit_run import row_hash
 from gateway.store import journal, spool
 from gateway.store.spool import Spool
 from gateway.store.sql import Database
@@ -132,15 +132,6 @@ class Audit:
 
     def _aad(self, time_ms: int, keys: bytes) -> bytes:
         return self._custodian + struct.pack(">q", time_ms) + keys
-
-
-def row_hash(previous: bytes, time_ms: int, keys: bytes, sealed: bytes) -> bytes:
-    """sha256(previous hash, time, key ids, sealed row): the chain's link."""
-    digest = hashlib.sha256(previous)
-    digest.update(struct.pack(">qII", time_ms, len(keys), len(sealed)))
-    digest.update(keys)
-    digest.update(sealed)
-    return digest.digest()
 
 
 def append(connection: apsw.Connection, rows: tuple[SealedRow, ...]) -> None:

@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="check a receipt: 0 verified, 1 false, 2 block not trusted yet")
     verify.add_argument("receipt", type=Path)
-    verify.add_argument("--resource", type=Path, help="the exact bytes of the version (vread)")
+    verify.add_argument("--resource", type=Path,
+                        help="the exact bytes of the version (vread); the receipt of an AuditEvent log-N takes none")
     verify.add_argument("--rpc", help="JSON-RPC URL of a chain node you trust")
     verify.add_argument("--confirmations", type=int, default=1, metavar="N",
                         help="blocks that make it final, its own counted (default 1)")

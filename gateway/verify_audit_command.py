@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gateway import app, audit
+from gateway import app
 from gateway.config import Settings
 from gateway.errors import ChainUnavailable
 from gateway.ledger.address import Address, address
@@ -62,7 +62,7 @@ def verify(settings: Settings, *, rpc: str | None = None, contract: str | None =
                         contract=deployed.record_anchor, timeout_s=settings.ipfs_timeout_s)
         with _anchors(settings, rpc, None if contract is None else address(contract)) as (anchors, why):
             with database.snapshot() as connection:
-                found = examine(connection, proofs, anchors, who, ring.every_ref(RUN_GROUP), audit.row_hash)
+                found = examine(connection, proofs, anchors, who, ring.every_ref(RUN_GROUP))
             if why:
                 found.unknown = [why]
             return found

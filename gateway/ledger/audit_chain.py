@@ -11,7 +11,7 @@ names. Who holds every key can write a chain of hashes that is whole, but not on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,14 +19,12 @@ import apsw
 
 from gateway.errors import BlobUnavailable, ChainUnavailable, IntegrityBroken
 from gateway.ledger.address import Address
+from gateway.ledger.audit_run import Row, first_unchained, parse, row_hash
 from gateway.ledger.batch import Entry
 from gateway.ledger.chain import Block, Contracts
 from gateway.ledger.events import ZERO_HASH, Anchored, Event
-from gateway.store.cbor import decode
 
 _WINDOW: Final = 5_000
-RowHash = Callable[[bytes, int, bytes, bytes], bytes]
-"""``(previous hash, time ms, key ids, sealed)`` to the row's hash."""
 
 
 class Anchors(Protocol):
@@ -92,20 +90,12 @@ class _Run:
     pushed: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    time_ms: int
-    keys: bytes
-    sealed: bytes
-    hash: bytes
-
-
 def examine(connection: apsw.Connection, runs: Runs, anchors: Anchors | None, custodian: Address,
-            audit_keys: Collection[bytes], row_hash: RowHash) -> Verdict:
+            audit_keys: Collection[bytes]) -> Verdict:
     """Look at everything of one moment. ``audit_keys``: the key ids runs of this custodian, and nothing else that is
     anchored, were ever sealed under."""
     found = Verdict(rows=int(str(connection.execute("SELECT count(*) FROM audit").get)))
-    _links(connection, found, row_hash)
+    _links(connection, found)
     listed = [_Run(*row) for row in connection.execute(
         "SELECT first, last, digest, keys, envelope IS NULL FROM audit_run ORDER BY first")]
     anchored = _anchored(connection, runs, anchors, custodian, {*audit_keys, *(run.keys for run in listed)}, found)
@@ -119,7 +109,7 @@ def examine(connection: apsw.Connection, runs: Runs, anchors: Anchors | None, cu
             if any(later.first > run.first and later.digest in anchored for later in listed):
                 found.altered(run.first, "a run the chain does not hold stands before one that it holds")
             break
-        rows = _opened(runs, run, previous, found, row_hash)
+        rows = _opened(runs, run, previous, found)
         if rows is not None:
             _compare(connection, run.first, rows, found)
             previous = rows[-1].hash
@@ -129,7 +119,7 @@ def examine(connection: apsw.Connection, runs: Runs, anchors: Anchors | None, cu
     return found
 
 
-def _links(connection: apsw.Connection, found: Verdict, row_hash: RowHash) -> None:
+def _links(connection: apsw.Connection, found: Verdict) -> None:
     """The chain of hashes by itself: what shows a careless hand."""
     previous, expected = bytes(32), 1
     for seq, time_ms, keys, sealed, value in connection.execute(
@@ -201,35 +191,28 @@ def _events(anchors: Anchors, custodian: Address) -> Iterator[Anchored]:
         raise ChainUnavailable("the node's anchors do not lead to the present head")
 
 
-def _opened(runs: Runs, run: _Run, previous: bytes, found: Verdict, row_hash: RowHash) -> list[_Row] | None:
+def _opened(runs: Runs, run: _Run, previous: bytes, found: Verdict) -> tuple[Row, ...] | None:
     """The rows of a run as they were sealed, when they hang together with the run before; else the fault is noted."""
     try:
-        body = decode(runs.open_run(run.first, run.last, run.digest, run.keys)[0])
+        body = parse(runs.open_run(run.first, run.last, run.digest, run.keys)[0])
     except BlobUnavailable:
         found.unknown.append(f"the block of the run of rows {run.first} to {run.last} cannot be had")
         return None
     except IntegrityBroken as error:
         found.altered(run.first, f"the run of rows {run.first} to {run.last} is not what was sealed: {error}")
         return None
-    if not isinstance(body, dict) or not isinstance(body.get("rows"), list) or body.get("first") != run.first:
-        found.altered(run.first, "the run's block is malformed")
-        return None
-    rows = [_Row(*row) for row in body["rows"]]  # type: ignore[misc, union-attr]  # sealed by us
-    chained: bytes = body["previous"]  # type: ignore[assignment]  # sealed by us
-    if len(rows) != run.last - run.first + 1 or (chained != previous and previous != bytes(32)):
+    if (body.first, body.last) != (run.first, run.last) or (body.previous != previous and previous != bytes(32)):
         found.altered(run.first, "the runs do not follow one another")
         return None
-    for row in rows:
-        chained = row_hash(chained, row.time_ms, row.keys, row.sealed)
-        if chained != row.hash:
-            found.altered(run.first, "the run was sealed over rows that did not hang together")
-            return None
-    return rows
+    if first_unchained(body) is not None:
+        found.altered(run.first, "the run was sealed over rows that did not hang together")
+        return None
+    return body.rows
 
 
-def _compare(connection: apsw.Connection, first: int, rows: Sequence[_Row], found: Verdict) -> None:
+def _compare(connection: apsw.Connection, first: int, rows: Sequence[Row], found: Verdict) -> None:
     """Say where the rows here part from those of a run, and how."""
-    here = {int(str(seq)): _Row(int(str(time_ms)), bytes(keys), bytes(sealed), bytes(value))
+    here = {int(str(seq)): Row(time_ms=int(str(time_ms)), keys=bytes(keys), sealed=bytes(sealed), hash=bytes(value))
             for seq, time_ms, keys, sealed, value in connection.execute(
                 "SELECT seq, time_ms, keys, sealed, hash FROM audit WHERE seq BETWEEN ? AND ?",
                 (first, first + len(rows) - 1))}

@@ -2,9 +2,7 @@
 
 Owns the sealing of audit runs, and when a Batch is closed; refuses to close in more than one transaction: before it
 nothing happened, after it the Batch is decided for good and every later step can be repeated. ``FORMATS.md``, Audit.
-
-    audit run   dag-cbor {first, previous: hash before it, rows: [[time ms, keys, sealed, hash] ...], version: 1},
-                sealed by ``seal_block("audit", "first-last", ...)`` under the custodian's audit key
+A run (``audit_run.py``) is sealed as ``seal_block("audit", "first-last", ...)`` under the custodian's audit key.
 """
 
 from __future__ import annotations
@@ -17,12 +15,12 @@ import apsw
 
 from gateway.crypto.envelope import Sealed, seal_block
 from gateway.crypto.keys import KeyRing
+from gateway.ledger.audit_run import Row, Run, pack
 from gateway.ledger.batch import Entry, build
 from gateway.ledger.merkle import SIZES
 from gateway.store import batches
 from gateway.store.batches import AuditRow, AuditRun
 from gateway.store.blobs import BlobBackend
-from gateway.store.cbor import Value, encode
 from gateway.store.cid import digest_block
 from gateway.store.sql import Database, now_ms
 
@@ -119,8 +117,8 @@ class Closer:
 
     def _run(self, rows: list[AuditRow], previous: bytes, refs: bytes, material: bytes) -> AuditRun:
         first, last = rows[0].seq, rows[-1].seq
-        packed: list[Value] = [[row.time_ms, row.keys, row.sealed, row.hash] for row in rows]
-        body = encode({"version": 1, "first": first, "previous": previous, "rows": packed})
+        body = pack(Run(first=first, previous=previous, rows=tuple(
+            Row(time_ms=row.time_ms, keys=row.keys, sealed=row.sealed, hash=row.hash) for row in rows)))
         sealed = seal_block("audit", run_name(first, last), material, self._custodian, body)
         return AuditRun(first=first, last=last, envelope=sealed.envelope, entry=Entry(
             digest=sealed.digest, content_commitment=sealed.content_commitment, key_refs=refs))

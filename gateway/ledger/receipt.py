@@ -1,4 +1,5 @@
-"""A Receipt: the proof that one Version was anchored, in a JSON document anybody can check without this gateway.
+"""A Receipt: the proof that one Version, or one row of the audit, was anchored, in a JSON document anybody can check
+without this gateway.
 
 Owns the document's members and its strict parser; refuses unknown, missing or double members, wrong lengths,
 non-canonical hex and Cids, and a path of another depth than its size class. Pure.
@@ -13,6 +14,8 @@ It holds the content salt, so it is given only to who may read the Version: with
     path          sibling hashes from the leaf up; leaf and pairs by gateway/ledger/merkle.py
     batch         root, manifest (dag-cbor Cid), sizeClass 0-4, priorHead, head
     anchor        chainId, contract, custodian, transaction, blockNumber, blockHash, blockTime (instant), confirmations
+    row           of AuditEvent log-N alone: number = N, hash (64 hex digits); what was anchored is then the run of rows
+    run           that run (base64), for who may see the rows of others
 
 Hashes are 0x and 64 lower-case hex digits, addresses 0x and 40. ``confirmations`` is what the gateway saw when it wrote
 the receipt; a verifier counts again. Stability: format 1 is frozen by tests/vectors/receipt.json.
@@ -20,6 +23,8 @@ the receipt; a verifier counts again. Stability: format 1 is frozen by tests/vec
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from dataclasses import dataclass
@@ -34,6 +39,9 @@ from gateway.store.cid import cid, parse_cid
 
 FORMAT: Final = "fhir-gateway receipt 1"
 SIZE_MAX: Final = 16 * 1024
+"""Most bytes of a document beside its run."""
+RUN_MAX: Final = 4 << 20
+"""Most letters of a run."""
 _HASH: Final = re.compile(r"0x[0-9a-f]{64}")
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]{40}")
 _TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
@@ -41,6 +49,8 @@ _ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _VERSION_ID: Final = re.compile(r"[1-9][0-9]{0,18}")
 _INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NUMBER_MAX: Final = 2**63 - 1
+_ROW_ID: Final = re.compile(r"log-([1-9][0-9]{0,14})")
+_ROW_HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     "": ("format", "resource", "content", "block", "path", "batch", "anchor"),
@@ -49,7 +59,19 @@ _MEMBERS: Final[dict[str, tuple[str, ...]]] = {
     "batch": ("root", "manifest", "sizeClass", "priorHead", "head"),
     "anchor": ("chainId", "contract", "custodian", "transaction", "blockNumber", "blockHash", "blockTime",
                "confirmations"),
+    "row": ("number", "hash"),
 }
+_OF_ROWS: Final = ("row", "run")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchoredRow:
+    """Which row of the audit an AuditEvent was made from: its number and hash, and the run that holds it, where who
+    asked may see the rows beside it."""
+
+    number: int
+    hash: bytes
+    run: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +98,12 @@ class Receipt:
     block_hash: bytes
     block_time_s: int
     confirmations: int
+    row: AnchoredRow | None = None
 
 
 def document(receipt: Receipt) -> dict[str, Any]:
     """The receipt as JSON values in their canonical order."""
-    return {
+    made: dict[str, Any] = {
         "format": FORMAT,
         "resource": {"type": receipt.type, "id": receipt.id, "versionId": str(receipt.version_id)},
         "content": {"salt": _hex(receipt.content_salt), "commitment": _hex(receipt.content_commitment)},
@@ -98,6 +121,11 @@ def document(receipt: Receipt) -> dict[str, Any]:
             "confirmations": receipt.confirmations,
         },
     }
+    if receipt.row is not None:
+        made["row"] = {"number": receipt.row.number, "hash": receipt.row.hash.hex()}
+        if receipt.row.run is not None:
+            made["run"] = base64.b64encode(receipt.row.run).decode()
+    return made
 
 
 def to_json(receipt: Receipt) -> bytes:
@@ -107,13 +135,15 @@ def to_json(receipt: Receipt) -> bytes:
 
 def from_json(data: bytes) -> Receipt:
     """Parse a document, whatever its white space. Raises Malformed naming the member."""
-    if len(data) > SIZE_MAX:
-        raise Malformed(f"receipt: over {SIZE_MAX} bytes", code="too-long")
+    if len(data) > SIZE_MAX + RUN_MAX:
+        raise _too_long()
     try:
         value = jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:  # nesting too deep included, which the standard parser would leave to the C stack
         raise Malformed(f"receipt: not JSON: {error}", code="structure") from error
-    whole = _object(value, "")
+    whole = _object(value, "", optional=_OF_ROWS)
+    if len(data) > SIZE_MAX + (len(whole["run"]) if isinstance(whole.get("run"), str) else 0):
+        raise _too_long()
     if whole["format"] != FORMAT:
         raise _refused("format", f"must be {FORMAT!r}")
     resource, content = _object(whole["resource"], "resource"), _object(whole["content"], "content")
@@ -122,10 +152,10 @@ def from_json(data: bytes) -> Receipt:
     path = whole["path"]
     if not isinstance(path, list) or len(path) != DEPTHS[size_class]:
         raise _refused("path", f"must be a list of {DEPTHS[size_class]} hashes for size class {size_class}")
+    type_, id_ = _text(resource["type"], "resource.type", _TYPE), _text(resource["id"], "resource.id", _ID)
+    version_id = int(_text(resource["versionId"], "resource.versionId", _VERSION_ID))
     return Receipt(
-        type=_text(resource["type"], "resource.type", _TYPE),
-        id=_text(resource["id"], "resource.id", _ID),
-        version_id=int(_text(resource["versionId"], "resource.versionId", _VERSION_ID)),
+        type=type_, id=id_, version_id=version_id, row=_row(whole, type_, id_, version_id),
         content_salt=_hash(content["salt"], "content.salt"),
         content_commitment=_hash(content["commitment"], "content.commitment"),
         block_digest=_cid(whole["block"], "block", "raw"),
@@ -146,11 +176,43 @@ def from_json(data: bytes) -> Receipt:
     )
 
 
+def _row(whole: dict[str, Any], type_: str, id_: str, version_id: int) -> AnchoredRow | None:
+    named = _ROW_ID.fullmatch(id_) if type_ == "AuditEvent" else None
+    if named is None:
+        for member in _OF_ROWS:
+            if member in whole:
+                raise _refused(member, f"is not a member of a receipt of {type_}/{id_}")
+        return None
+    if "row" not in whole:
+        raise _refused("row", "is missing")
+    if version_id != 1:
+        raise _refused("resource.versionId", "must be 1: a row of the audit has one version")
+    row = _object(whole["row"], "row")
+    if _number(row["number"], "row.number", _NUMBER_MAX) != int(named[1]):
+        raise _refused("row.number", f"is not the one {id_} names")
+    return AnchoredRow(number=int(named[1]), hash=bytes.fromhex(_text(row["hash"], "row.hash", _ROW_HASH)),
+                       run=_run(whole["run"]) if "run" in whole else None)
+
+
+def _run(value: Any) -> bytes:
+    try:
+        found = base64.b64decode(value.encode("ascii"), validate=True) if isinstance(value, str) else b""
+    except (binascii.Error, UnicodeEncodeError):
+        found = b""
+    if not found or base64.b64encode(found).decode() != value:
+        raise _refused("run", "must be base64, padded, without line breaks")
+    return found
+
+
+def _too_long() -> Malformed:
+    return Malformed(f"receipt: over {SIZE_MAX} bytes, or a run of over {RUN_MAX}", code="too-long")
+
+
 def _refused(member: str, why: str) -> Malformed:
     return Malformed(f"receipt: {member} {why}", code="value", expression=member)
 
 
-def _object(value: Any, name: str) -> dict[str, Any]:
+def _object(value: Any, name: str, optional: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _refused(name or "the document", "must be an object")
     expected = _MEMBERS[name]
@@ -159,7 +221,7 @@ def _object(value: Any, name: str) -> dict[str, Any]:
         if member not in value:
             raise _refused(dot + member, "is missing")
     for member in value:
-        if member not in expected:
+        if member not in expected and member not in optional:
             raise _refused(dot + member, "is not a member of a receipt")
     return value
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Final
 
 import apsw
@@ -20,7 +21,7 @@ from gateway.ledger import merkle
 from gateway.ledger.address import address
 from gateway.ledger.batch import Entry, check, parse_manifest, parse_sealed_body
 from gateway.ledger.closing import run_name
-from gateway.ledger.receipt import Receipt
+from gateway.ledger.receipt import AnchoredRow, Receipt
 from gateway.store import batches, followed
 from gateway.store.batches import BatchRow
 from gateway.store.blobs import BlobBackend
@@ -105,18 +106,19 @@ def build_receipt(proofs: Proofs, connection: apsw.Connection, row: VersionRow, 
 
 
 def build_audit_receipt(
-    proofs: Proofs, connection: apsw.Connection, id_: str, seq: int
-) -> tuple[Receipt, bytes] | None:
-    """The receipt of the run that holds audit row ``seq`` (AuditEvent ``id_``), and the run's body, whose commitment it
-    is; None while its Batch is not final. Raises BlockCorrupt, BlobUnavailable."""
+    proofs: Proofs, connection: apsw.Connection, id_: str, seq: int, row_hash: bytes
+) -> Receipt | None:
+    """The receipt of audit row ``seq`` (AuditEvent ``id_``), with the run that holds it, whose commitment it is; None
+    while its Batch is not final. Raises BlockCorrupt, BlobUnavailable."""
     found = batches.run_of(connection, seq)
     batch = _final(connection, found[5]) if found is not None else None
     if found is None or batch is None:
         return None
     first, last, digest, commitment, keys, _ = found
     body, salt = proofs.open_run(first, last, digest, keys)
-    return _receipt(proofs, connection, batch, place=("AuditEvent", id_, 1), digest=digest, commitment=commitment,
-                    content_salt=salt), body
+    made = _receipt(proofs, connection, batch, place=("AuditEvent", id_, 1), digest=digest, commitment=commitment,
+                    content_salt=salt)
+    return replace(made, row=AnchoredRow(number=seq, hash=row_hash, run=body))
 
 
 def _final(connection: apsw.Connection, pk: int | None) -> BatchRow | None:

@@ -4,7 +4,8 @@ Owns the order of the steps and the verdict; refuses to take the receipt's word 
 ``ReceiptChain`` handed in. ``FORMATS.md``, Receipt.
 
     1 document    the receipt is well-formed
-    2 content     the resource's exact bytes give the content commitment, and are the Version the receipt names
+    2 content     the resource's exact bytes give the content commitment, and are the Version the receipt names; of an
+                  audit row: the receipt's run gives it, its rows hang together, and the row is the one it names
     3 leaf        block digest and content commitment make the leaf
     4 path        leaf and path lead to the root
     5 head        prior head, root, manifest and size class make the head
@@ -13,7 +14,9 @@ Owns the order of the steps and the verdict; refuses to take the receipt's word 
 
 Verdict: 1 where a step failed (the first one says which); 2 where steps 6 and 7 could not be decided, because no chain
 was given or it does not know the block yet; 0 otherwise. A receipt without a resource proves that *a* Version with this
-commitment was anchored; step 2 is then unknown and says so, without changing the code.
+commitment was anchored; step 2 is then unknown and says so, without changing the code: whoever has the resource can
+give it. The receipt of an audit row that holds no run leaves the code at 2, for nothing but the gateway's word puts the
+row there.
 
 The contract and custodian addresses are the receipt's own. Who checks for the first time compares them with what the
 hospital published, or gives them as ``contract`` and ``custodian``.
@@ -25,12 +28,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from gateway.crypto.envelope import content_commitment
-from gateway.errors import ChainUnavailable, Malformed
+from gateway.errors import BlockCorrupt, ChainUnavailable, Malformed
 from gateway.fhir import resource as fhir
-from gateway.ledger import merkle
+from gateway.ledger import audit_run, merkle
 from gateway.ledger.batch import rolling_head
 from gateway.ledger.keccak import keccak
-from gateway.ledger.receipt import Receipt, from_json
+from gateway.ledger.receipt import AnchoredRow, Receipt, from_json
 
 Status = Literal["ok", "failed", "unknown"]
 
@@ -100,10 +103,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """``code``: 0 verified, 1 false, 2 consistent but the block is not trusted yet."""
+    """``code``: 0 verified, 1 false, 2 consistent but the block is not trusted yet; ``subject``: of what."""
 
     code: Literal[0, 1, 2]
     steps: tuple[Step, ...]
+    subject: Literal["version", "audit row"]
 
     @property
     def first_failed(self) -> Step | None:
@@ -122,6 +126,8 @@ def verify(
     """
     notes = _Notes()
     parsed = _document(receipt, notes)
+    if parsed is not None and parsed.row is not None:
+        notes.subject = "audit row"
     if parsed is not None and _content(parsed, resource, notes) and _proof(parsed, notes):
         if chain is None:
             notes.rest("no chain asked: give --rpc with a node you trust")
@@ -138,6 +144,7 @@ class _Notes:
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
+        self.subject: Literal["version", "audit row"] = "version"
 
     def ok(self, detail: str) -> bool:
         return self._note("ok", detail)
@@ -154,9 +161,12 @@ class _Notes:
 
     def verdict(self) -> Verdict:
         statuses = [step.status for step in self._steps]
+        code: Literal[0, 1, 2] = 0
         if "failed" in statuses:
-            return Verdict(code=1, steps=tuple(self._steps))
-        return Verdict(code=2 if "unknown" in statuses[_CHAIN_STEPS:] else 0, steps=tuple(self._steps))
+            code = 1
+        elif "unknown" in statuses[0 if self.subject == "audit row" else _CHAIN_STEPS:]:
+            code = 2
+        return Verdict(code=code, steps=tuple(self._steps), subject=self.subject)
 
     def _note(self, status: Status, detail: str) -> bool:
         number = len(self._steps) + 1
@@ -176,6 +186,8 @@ def _document(receipt: Receipt | bytes, notes: _Notes) -> Receipt | None:
 
 
 def _content(receipt: Receipt, resource: bytes | None, notes: _Notes) -> bool:
+    if receipt.row is not None:
+        return _row(receipt, receipt.row, resource, notes)
     if resource is None:
         return notes.unknown("no resource given: only its commitment is checked")
     if content_commitment(receipt.content_salt, resource) != receipt.content_commitment:
@@ -184,6 +196,30 @@ def _content(receipt: Receipt, resource: bytes | None, notes: _Notes) -> bool:
     if resource and not _is_version(receipt, resource):
         return notes.failed("the file holds another version than the receipt names")
     return notes.ok(f"the file's {len(resource)} bytes give the commitment")
+
+
+def _row(receipt: Receipt, row: AnchoredRow, resource: bytes | None, notes: _Notes) -> bool:
+    """An AuditEvent is made anew each time it is asked for: what was anchored is the run its row stands in."""
+    if resource is not None:
+        return notes.failed("the file is not what was anchored: the content of an audit row's receipt is the run in "
+                            "it, so give no --resource")
+    if row.run is None:
+        return notes.unknown(f"no run in the receipt: that row {row.number} stands in what was anchored is the "
+                             "gateway's word alone; the privacy officer's receipt holds the run")
+    if content_commitment(receipt.content_salt, row.run) != receipt.content_commitment:
+        return notes.failed("the run is not the one that was anchored")
+    try:
+        run = audit_run.parse(row.run)
+    except BlockCorrupt as error:
+        return notes.failed(f"what was anchored is no run of audit rows: {error}")
+    unchained = audit_run.first_unchained(run)
+    if unchained is not None:
+        return notes.failed(f"row {unchained} of the run is not what its hash, or that of the row before, says")
+    if not run.first <= row.number <= run.last:
+        return notes.failed(f"the run holds rows {run.first} to {run.last}, not row {row.number}")
+    if run.rows[row.number - run.first].hash != row.hash:
+        return notes.failed(f"row {row.number} of the run has another hash than the receipt names")
+    return notes.ok(f"row {row.number} stands in the run of rows {run.first} to {run.last}, which gives the commitment")
 
 
 def _is_version(receipt: Receipt, resource: bytes) -> bool:

@@ -12,13 +12,13 @@ import json
 from pathlib import Path
 from typing import Final
 
-from gateway.ledger.receipt import SIZE_MAX
+from gateway.ledger.receipt import RUN_MAX, SIZE_MAX
 from gateway.ledger.verify import ReceiptChain, Verdict, verify
 
 TIMEOUT_S: Final = 10.0
 RESOURCE_MAX: Final = 256 << 20
 _LAST: Final = {
-    0: "VERIFIED: this version was anchored, and its block is final",
+    0: "VERIFIED: this {subject} was anchored, and its block is final",
     1: "FALSE: {failed}",
     2: "CONSISTENT, NOT TRUSTED YET: {unknown}",
 }
@@ -28,11 +28,12 @@ def run(receipt: Path, *, resource: Path | None, rpc: str | None, confirmations:
         custodian: str | None = None) -> int:
     """Check the document ``receipt`` and print each step; the exit code.
 
-    ``resource``: the exact bytes of a vread. ``rpc``: a node the checker trusts. ``contract`` and ``custodian``:
-    addresses the checker trusts; without them the receipt's own are believed, and the output says so.
+    ``resource``: the exact bytes of a vread; an audit row's receipt takes none. ``rpc``: a node the checker trusts.
+    ``contract`` and ``custodian``: addresses the checker trusts; without them the receipt's own are believed, and the
+    output says so.
     """
     try:
-        document = _read(receipt, SIZE_MAX + 1)
+        document = _read(receipt, SIZE_MAX + RUN_MAX + 1)
         content = None if resource is None else _read(resource, RESOURCE_MAX)
     except OSError as error:
         return _unreadable(error)
@@ -69,9 +70,10 @@ def _show(verdict: Verdict) -> None:
     for step in verdict.steps:
         print(f"{step.number}  {step.name:<9} {step.status:<8} {_plain(step.detail)}")
     failed = verdict.first_failed
-    # Step 2 may stay unknown in a verified receipt: what kept the code at 2 is the last unknown one's reason.
+    # Step 2 may stay unknown in a version's verified receipt: what kept the code at 2 is the last unknown's reason.
     unknown = [step.detail for step in verdict.steps if step.status == "unknown"]
     print(_LAST[verdict.code].format(
+        subject=verdict.subject,
         failed=_plain(f"step {failed.number} ({failed.name}): {failed.detail}") if failed else "",
         unknown=_plain(unknown[-1]) if unknown else ""))
 

@@ -7,9 +7,9 @@ time: the row is the truth. Ids are ``log-<row>``. https://hl7.org/fhir/R4/audit
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -287,7 +287,7 @@ async def history_of(node: Node, caller: Caller, patient: str, pairs: Sequence[t
 
 
 async def receipt(node: Node, caller: Caller, id_: str) -> bytes | None:
-    """The receipt of the run of audit rows that holds this one; None while it is not anchored yet.
+    """The receipt of an audit row; None while the run of rows that holds it is not anchored yet.
 
     The run itself, which holds others' rows beside it, is given to those on duty alone: to a patient, the place and the
     hash of their row in it. Raises as ``read`` does.
@@ -297,12 +297,10 @@ async def receipt(node: Node, caller: Caller, id_: str) -> bytes | None:
     def work() -> bytes | None:
         with node.database.snapshot() as connection:
             row = find(node, caller, connection, id_)
-            made = build_audit_receipt(node.proofs, connection, id_, row.seq)
+            made = build_audit_receipt(node.proofs, connection, id_, row.seq, row.hash)
             if made is None:
                 return None
-            found, body = made
-            told: dict[str, Any] = {**document(found), "row": {"number": row.seq, "hash": row.hash.hex()}}
-            if caller.grant.role == "privacy-officer":
-                told["run"] = base64.b64encode(body).decode()
-            return orjson.dumps(told)
+            if made.row is not None and caller.grant.role != "privacy-officer":
+                made = replace(made, row=replace(made.row, run=None))
+            return orjson.dumps(document(made))
     return await asyncio.to_thread(work)

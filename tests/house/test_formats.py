@@ -18,12 +18,13 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.access.marks import BITS
-from gateway.audit import Audit, AuditEntry, row_hash
+from gateway.audit import Audit, AuditEntry
 from gateway.crypto.index_hash import Pseudonymizer
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import LABELS, Root, fixed_roots
 from gateway.crypto.wrap import KeyName, secret_aad
 from gateway.errors import Unprocessable
+from gateway.ledger.audit_run import row_hash
 from gateway.records.signing import parameters_of
 from gateway.web.fhir import ROUTES
 from tests.running import REPOSITORY

@@ -12,7 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.app import open_blobs
+from gateway.ledger.address import address
+from gateway.ledger.anchor import Anchorer
+from gateway.ledger.closing import Closer
 from gateway.ledger.deploy import ensure_contracts
+from gateway.ledger.deployment import read_deployment
 from gateway.ledger.devchain.accounts import load_accounts
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
@@ -21,6 +26,7 @@ from gateway.ledger.job import Policy
 from gateway.ledger.relay import Relay
 from gateway.ledger.sender import Sender
 from gateway.records import finality
+from gateway.store import batches
 from tests.journeys.hospital import Hospital
 
 
@@ -35,7 +41,8 @@ class EmbeddedChain:
         assert self.process.stdout is not None
         said = json.loads(self.process.stdout.readline())
         operator, _ = load_accounts(keys)
-        node = EthereumNode(said["rpc"], chain_id=said["chain_id"], private_key=operator.private_key)
+        self.rpc = str(said["rpc"])
+        node = EthereumNode(self.rpc, chain_id=said["chain_id"], private_key=operator.private_key)
         self.chain = EthereumChain(node, ensure_contracts(node, folder / "contracts.json"))
 
     @property
@@ -51,13 +58,17 @@ class EmbeddedChain:
 
 
 class ChainedHospital(Hospital):
-    """``settle`` relays, follows and shows until nothing moves; ``until`` waits for something."""
+    """``settle`` relays, follows and shows until nothing moves; ``until`` waits; ``anchor`` anchors what is here."""
 
     def __init__(self, folder: Path, embedded: EmbeddedChain, **settings: str) -> None:
         super().__init__(folder, deployment=embedded.deployment, **settings)
         self.chain = embedded.chain
-        self.relay = Relay(database=self.database, chain=self.chain, sender=Sender(
-            database=self.database, chain=self.chain, policy=Policy(confirmations=0)))
+        sender = Sender(database=self.database, chain=self.chain, policy=Policy(confirmations=0))
+        custodian = read_deployment(self.settings).custodian
+        self.closer = Closer(database=self.database, ring=self.ring, blobs=open_blobs(self.settings, self.database),
+                             custodian=custodian, interval_s=0, batch_max=4096)
+        self.anchorer = Anchorer(database=self.database, chain=self.chain, custodian=address(custodian), sender=sender)
+        self.relay = Relay(database=self.database, chain=self.chain, sender=sender)
         self.follower = Follower(database=self.database, chain=self.chain, confirmations=0, max_head_age_s=None,
                                  ended=finality.ended)
 
@@ -66,6 +77,19 @@ class ChainedHospital(Hospital):
         moved = self.follower.poll()
         moved = self.relay.poll() or moved
         return bool(finality.turn(self.node)) or moved
+
+    def anchor(self) -> None:
+        """Close a Batch over what waits, and see it final."""
+        self.node.disclosures.settle()
+        pk = self.closer.close()
+        assert pk is not None, "nothing waits"
+        assert self.closer.push()
+
+        def final() -> bool:
+            self.anchorer.poll()
+            found = batches.batch(self.database.reader, pk)
+            return found is not None and found.state == "final"
+        self.until(final)
 
     def settle(self, quiet: int = 3) -> None:
         still = 0

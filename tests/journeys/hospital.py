@@ -34,15 +34,17 @@ class Hospital:
         self.settings = load_settings({"GATEWAY_DATA_DIR": str(folder), "GATEWAY_LOG_LEVEL": "debug", **{
             f"GATEWAY_{name.upper()}": value for name, value in settings.items()}})
         self.settings.deployment_path.parent.mkdir(parents=True)
-        self.settings.deployment_path.write_text(json.dumps(deployment or {
+        deployed = deployment or {
             "chain_id": 77, "custodian": "0x" + "11" * 20, "record_anchor": "0x" + "22" * 20,
-            "consent_registry": "0x" + "33" * 20, "hospital_registry": "0x" + "44" * 20}))
+            "consent_registry": "0x" + "33" * 20, "hospital_registry": "0x" + "44" * 20}
+        self.settings.deployment_path.write_text(json.dumps(deployed))
         self.loop = asyncio.new_event_loop()
         self.app = build_app(self.settings)
         self.ring = open_ring(self.settings)
         self.database = open_database(self.settings, self.ring)
         self.node = build_node(self.settings, self.ring, self.database)
-        self.smart = build_smart(self.settings, self.ring, self.database, self.node.definitions, "0x" + "11" * 20)
+        self.smart = build_smart(self.settings, self.ring, self.database, self.node.definitions,
+                                 str(deployed["custodian"]))
         self.base = self.settings.base_url
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app=self.app), base_url=self.base, timeout=60)
         self.chain_fresh(True)

@@ -8,10 +8,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from gateway.audit import GENESIS, row_hash
+from gateway.audit import GENESIS
 from gateway.crypto.key_rotation import rotate_category
 from gateway.errors import ChainUnavailable
 from gateway.ledger.audit_chain import Verdict, examine
+from gateway.ledger.audit_run import row_hash
 from gateway.ledger.closing import RUN_GROUP
 from gateway.ledger.receipts import Proofs
 from tests.simulators.chain import OPERATOR
@@ -38,7 +39,7 @@ def judged(world: World, *, asked: bool = True) -> Verdict:
     proofs = Proofs(ring=world.ring, blobs=world.blobs, custodian=OPERATOR, chain_id=1, contract=OPERATOR)
     with world.database.snapshot() as connection:
         return examine(connection, proofs, world.chain if asked else None, OPERATOR,
-                       world.ring.every_ref(RUN_GROUP), row_hash)
+                       world.ring.every_ref(RUN_GROUP))
 
 
 def rewrite(world: World, change: Callable[[list[list[object]]], object]) -> None:
