@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import apsw
@@ -50,6 +51,8 @@ TREE_MAX = 1_000
 """Most resources that one ``:below`` or ``:above`` walks over."""
 OPENED_MAX = 2_000
 """Most resources opened for one criterion."""
+ANSWERED_MAX = 100_000
+"""Most that may meet one criterion of what the opened ones contain."""
 _HASHES_MAX = 12_000
 """Hashes of other ends in one statement, which takes 32,766 variables."""
 
@@ -122,7 +125,11 @@ class Links:
                 if work.sight is None or work.sight.answer is None:
                     raise TooCostly(f"{predicate.code} must be opened to be searched, which is not done here",
                                     code="too-costly")
-                return VersionIs(tuple(work.sight.answer(rows, predicate)))
+                seqs = tuple(islice(work.sight.answer(rows, predicate), ANSWERED_MAX + 1))
+                if len(seqs) > ANSWERED_MAX:
+                    raise TooCostly(f"more than {ANSWERED_MAX} contained resources meet {predicate.code}; narrow the "
+                                    "search", code="too-costly")
+                return VersionIs(seqs)
             case AllOf(parts):
                 return AllOf(tuple(self._opened(work, rows, part) for part in parts))
             case AnyOf(parts):

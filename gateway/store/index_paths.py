@@ -14,7 +14,7 @@ import apsw
 
 from gateway.fhir.query import AllOf, AnyOf, DateIs, HashIs, IdIs, NumberIs, SpanIs, VersionIs
 from gateway.fhir.search_contained import MARK
-from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, Within, compared, marks
+from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, Within, compared, marks, numbers
 from gateway.store.journal import PLACES
 
 PROBE = 400
@@ -128,8 +128,8 @@ class Paths:
 
     def _other(self, type_: str, predicate: Any) -> list[Sql] | None:
         match predicate:
-            case VersionIs(seqs):
-                return [Sql(f"SELECT seq AS version FROM version WHERE seq IN ({marks(seqs)})", seqs)]  # noqa: S608
+            case VersionIs():
+                return [Sql("SELECT DISTINCT value AS version FROM json_each(?)", (numbers(predicate),))]
             case DateIs(key, comparator, low, high):
                 return self._range("index_date", "low_ms", "high_ms", key, comparator, low, high)
             case NumberIs(key, comparator, low, high):

@@ -60,8 +60,9 @@ def place(statements: Statements, tmp_path_factory: pytest.TempPathFactory) -> I
     for number, one in enumerate(patients):
         hospital.new({"resourceType": "MedicationRequest", "status": "active", "intent": "order",
                       "subject": {"reference": f"Patient/{one}"}, "medicationReference": {"reference": "#m"},
-                      "contained": [{"resourceType": "Medication", "id": "m", "code": {"text": "pill"}, "status": "active",
-                                     "ingredient": [{"itemCodeableConcept": {"coding": [{"code": f"i{number}"}]}}]}]})
+                      "contained": [{"resourceType": "Medication", "id": "m", "code": {"text": "pill"},
+                                     "status": "active", "ingredient": [{
+                                         "itemCodeableConcept": {"coding": [{"code": f"i{number}"}]}}]}]})
         hospital.new({"resourceType": "MolecularSequence", "coordinateSystem": 1, "referenceSeq": {
             "referenceSeqId": {"coding": [{"code": f"NC{number}"}]}, "windowStart": 1, "windowEnd": 9}})
         hospital.new({"resourceType": "QuestionnaireResponse", "status": "completed",
