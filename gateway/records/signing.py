@@ -92,8 +92,8 @@ def signer_for(node: Node, caller: Caller, patient: str, given: Mapping[str, str
     kind = given.get("kind")
     if wallet is not None:
         wallet = _address(wallet)
-        # Not a delegate's: the mandate ends, a registered wallet stays. Not an app's, whatever it may write: whose wallet
-        # is registered signs in as the patient. The account page registers one, after a sign-in of just now.
+        # Not a delegate's: the mandate ends, a registered wallet stays. Not an app's, whatever it may write: a
+        # registered wallet signs in as the patient. The account page registers one, after a sign-in of just now.
         own = (caller.grant.role == "patient" and caller.grant.self_patient == f"Patient/{patient}"
                and caller.grant.minted_by_operator)
         if registered is not None and address(registered) != address(wallet):

@@ -70,8 +70,9 @@ def by_sign_up(smart: Smart, address: str | None) -> Counted:
 
 
 def source_of(smart: Smart, address: str | None) -> bytes:
-    """What is kept of where somebody came from: the keyed hash of the address, of IPv6 of its /64."""
-    return smart.tokens.hash(f"source {_network(address)}")
+    """What is kept of where somebody came from: the keyed hash of the address, of IPv6 of its /48: what is counted is
+    few, and one customer may have all of that (RFC 6177)."""
+    return smart.tokens.hash(f"source {_network(address, bits=48)}")
 
 
 def reserve(connection: apsw.Connection, counted: Sequence[Counted], now_ms: int) -> bool:
@@ -116,8 +117,8 @@ def _row(connection: apsw.Connection, key: bytes, now_ms: int) -> tuple[int, int
     return 0, 0
 
 
-def _network(address: str | None) -> str:
-    """``address``, or the network it was counted as already, as one source."""
+def _network(address: str | None, *, bits: int = 64) -> str:
+    """``address``, or the network it was counted as already, as one source: of IPv6 its network of so many bits."""
     try:
         parsed = ipaddress.ip_network(address or "", strict=False)
     except ValueError:
@@ -125,4 +126,4 @@ def _network(address: str | None) -> str:
     if isinstance(parsed, ipaddress.IPv4Network):
         return str(parsed.network_address)
     mapped = parsed.network_address.ipv4_mapped
-    return str(mapped) if mapped else str(parsed if parsed.prefixlen <= 64 else parsed.supernet(new_prefix=64))
+    return str(mapped) if mapped else str(parsed if parsed.prefixlen <= bits else parsed.supernet(new_prefix=bits))

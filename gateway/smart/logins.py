@@ -28,7 +28,7 @@ FORGOTTEN_MS: Final = 90 * 24 * 3_600_000
 WAITING_MAX: Final = 2_000
 """Sign-ups that may wait at once, of those nobody vouches for."""
 SHARE_MAX: Final = 100
-"""... from one address, of IPv6 one /64: a hospital's own terminals share one."""
+"""... from one address, of IPv6 one /48: a hospital's own terminals share one."""
 _AT_ONCE: Final = 500
 WANTED: Final = ("patient", "clinician")
 LoginState = Literal["waiting", "verified", "rejected", "closed"]

@@ -30,7 +30,7 @@ _LENGTH: Final = len(PREFIX) + 43
 QUEUE_MAX: Final = 100
 """Registrations that may wait at once."""
 SHARE_MAX: Final = 20
-"""... from one address, of IPv6 one /64."""
+"""... from one address, of IPv6 one /48."""
 _HOURLY_MAX: Final = 120
 _HOURLY_SHARE: Final = 40
 _HOUR_MS: Final = 3_600_000

@@ -219,14 +219,14 @@ def test_one_address_fills_the_queue_of_sign_ups_for_nobody_else(hospital: Hospi
     assert (full.status_code, int(full.headers["retry-after"]) > 0) == (429, True)
     assert "records office" in full.text
     assert Browser(hospital, address="2001:db8:0:1::9").sign_up("fay-queued").text == full.text  # whoever has the name
-    assert Browser(hospital, address="2001:db8:0:2::1").sign_up("flo-queued").status_code == 303
+    assert Browser(hospital, address="2001:db8:2::1").sign_up("flo-queued").status_code == 303
     fay = logins.find_by_name(hospital.database.reader, "fay-queued")
     assert fay is not None
     proofing.reject(hospital.smart, fay.id, reason="unknown", decider=proofing.Decider(
         user=None, role=proofing.OPERATOR))
     assert Browser(hospital, address="2001:db8:0:1::1").sign_up("fred-queued").status_code == 303  # there is room
     monkeypatch.setattr(logins, "WAITING_MAX", 1)
-    assert Browser(hospital, address="2001:db8:0:3::1").sign_up("fox-queued").status_code == 429
+    assert Browser(hospital, address="2001:db8:3::1").sign_up("fox-queued").status_code == 429
 
 
 def test_unknown_wrong_and_delayed_are_one_answer(hospital: Hospital) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.smart import lockout
-from gateway.smart.lockout import DEVICE, LOGIN, SIGN_UP, SOURCE, by_login, by_source, reserve, succeeded
+from gateway.smart.lockout import DEVICE, LOGIN, SIGN_UP, SOURCE, by_login, by_source, reserve, source_of, succeeded
 from tests.unit.smart.hospital import Hospital
 
 
@@ -61,6 +61,15 @@ def test_failures_are_forgotten_after_a_day(hospital: Hospital) -> None:
     later_ms = now_ms + lockout.FORGOTTEN_MS + 1
     assert smart.database.transact(lambda tx: reserve(tx, counted, later_ms))
     assert smart.database.transact(lambda tx: lockout.sweep(tx, later_ms + lockout.FORGOTTEN_MS + 1)) == 1
+
+
+def test_a_queue_is_shared_by_what_one_customer_of_a_network_may_hold(hospital: Hospital) -> None:
+    """An IPv6 customer is given a /48 at most (RFC 6177): 65,536 networks of one host, which would fill any queue."""
+    smart = hospital.smart
+    assert source_of(smart, "2001:db8:0:1::1") == source_of(smart, "2001:db8:0:ffff::/64")
+    assert source_of(smart, "2001:db8:0:1::1") != source_of(smart, "2001:db8:1:1::1")
+    assert source_of(smart, "198.51.100.1") != source_of(smart, "198.51.100.2")
+    assert source_of(smart, "::ffff:198.51.100.1") == source_of(smart, "198.51.100.1")
 
 
 def test_one_host_has_all_of_its_ipv6_network(hospital: Hospital) -> None:
