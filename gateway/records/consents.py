@@ -1,13 +1,15 @@
 """A Consent written through REST: proposed, changed until it is signed, ended.
 
-Owns the life of a Consent; refuses a status nobody signed for, and terms that cannot be enforced. Signing is
-``granting.py``, ending ``ending.py`` and ``revoking.py``. ``FORMATS.md``, Consent. Invariants 5, 6.
+Owns the life of a Consent; refuses a status nobody signed for, terms that cannot be enforced, and what the gateway
+alone says in one. Signing is ``granting.py``, ending ``ending.py`` and ``revoking.py``. ``FORMATS.md``, Consent.
+Invariants 5, 6.
 """
 
 from __future__ import annotations
 
 import apsw
 
+from gateway.access import consent_refused
 from gateway.access.consent import Actor, same_terms, transition
 from gateway.access.provision import Failure
 from gateway.errors import Conflict, Unprocessable
@@ -35,8 +37,13 @@ def actor(caller: Caller) -> Actor:
 def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource) -> Hook | None:
     """The rules of a Consent written through REST, and what must be committed with it.
 
-    Raises Unprocessable naming the place: an impossible status, unenforceable terms, terms changed after signing.
+    Raises Unprocessable naming the place: an impossible status, unenforceable terms, terms changed after signing, the
+    gateway's own extension.
     """
+    claimed = consent_refused.claimed(old, new)
+    if claimed is not None:
+        raise Unprocessable("why the chain refused a grant is written by this gateway alone", code="business-rule",
+                            expression=claimed)
     before = old.get("status") if old else None
     status = str(new.get("status"))
     # What is signed is in force, or will be by itself: from here on it can only be ended, whatever its status shows.

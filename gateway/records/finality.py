@@ -10,9 +10,10 @@ from __future__ import annotations
 import apsw
 
 from gateway.access.consent import transition
+from gateway.access.consent_refused import telling
 from gateway.access.provision import Failure
 from gateway.errors import Conflict
-from gateway.fhir.resource import Resource, parse
+from gateway.fhir.resource import parse
 from gateway.ledger.calls import RevokeAllCall
 from gateway.records.ending import kept_revocation, kept_revoke_all, patient_at, patient_of
 from gateway.records.node import Node
@@ -22,8 +23,6 @@ from gateway.smart.authorization import authorizations_on, revoke_authorization
 from gateway.store import followed, journal, outbox, search_parameters
 from gateway.store.sql import now_ms
 
-REFUSED = "urn:fhir-gateway:consent-refused"
-"""Extension of a proposed Consent: the contract's error with which the chain refused the grant signed for it."""
 _OVER = "over"
 """``provision.shown`` of a grant whose Consent says that its time has passed."""
 _LATE = ("SignatureExpired", "NonceUsed")
@@ -132,7 +131,7 @@ def _show(node: Node, id_: str, state: str, status: str, refusal: str | None, *,
         if not isinstance(transition(before, status, "gateway"), Failure) and (
                 before != status or refusal is not None):
             facts = node.gate.facts(connection, row)
-            shown = _telling({**consent, "status": status}, refusal)
+            shown = telling({**consent, "status": status}, refusal)
             made = Draft(resource=shown, access=facts, search=node.extractor.facts(shown))
             new, _ = node.versions.seal(made, id_=id_, vid=row.vid + 1, updated_ms=now_ms(), client=row.client,
                                         user=row.user)
@@ -152,12 +151,3 @@ def _show(node: Node, id_: str, state: str, status: str, refusal: str | None, *,
     except Conflict:
         return 0
     return int(new is not None)
-
-
-def _telling(consent: Resource, refusal: str | None) -> Resource:
-    """With the extension that says why the chain refused what was signed last, or without."""
-    told = [one for one in consent.get("extension") or () if one.get("url") != REFUSED]
-    if refusal is not None:
-        told.append({"url": REFUSED, "valueCode": refusal})
-    rest = {name: value for name, value in consent.items() if name != "extension"}
-    return {**rest, "extension": told} if told else rest

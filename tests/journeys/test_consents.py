@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -9,7 +10,11 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
+from gateway.access import consent_refused
 from gateway.access.typed_data import kind_of
+from gateway.fhir.resource import parse
+from gateway.fhir.xml_shapes import Shapes
+from gateway.fhir.xml_writer import write_xml
 from gateway.ledger.calls import GrantCall, RevokeCall
 from gateway.ledger.relay import refuse
 from gateway.records import finality, notices, revoking, signing
@@ -17,7 +22,7 @@ from gateway.smart.accounts import add_user
 from gateway.smart.clients import add_client
 from gateway.store import journal, outbox, provisions
 from tests.consent import consent
-from tests.journeys.hospital import Client, Hospital
+from tests.journeys.hospital import Client, Hospital, places
 
 KEY, OTHER = Account.from_key(b"\x11" * 32), Account.from_key(b"\x12" * 32)
 MONTH_S = 30 * 24 * 3600
@@ -323,8 +328,12 @@ def test_a_grant_the_chain_refuses_is_told_in_the_consent_and_can_be_signed_anew
     assert finality.show_finality(hospital.node) == 1
     told = own.get(f"Consent/{id_}").json()
     assert (told["status"], told["extension"]) == (
-        "proposed", [{"url": finality.REFUSED, "valueCode": "SignatureExpired"}])
+        "proposed", [{"url": consent_refused.URL, "valueCode": "SignatureExpired"}])
     assert finality.show_finality(hospital.node) == 0
+    again = own.put(f"Consent/{id_}", {**told, "dateTime": "2026-11-01"})
+    assert (again.status_code, again.json()["extension"]) == (200, told["extension"]), "who read it may send it back"
+    forged = {**told, "extension": [{**told["extension"][0], "valueCode": "NonceUsed"}]}
+    assert own.put(f"Consent/{id_}", forged).status_code == 422
     anew = own.get(f"Consent/{id_}/$typed-data").json()
     assert anew["primaryType"] != first["primaryType"], "the grant is asked for, no more its revocation"
     assert signed(own, id_).status_code == 200
@@ -334,6 +343,33 @@ def test_a_grant_the_chain_refuses_is_told_in_the_consent_and_can_be_signed_anew
     told = own.get(f"Consent/{id_}").json()
     assert told["status"] == "active"
     assert "extension" not in told
+
+
+def test_only_the_gateway_says_that_the_chain_refused_a_grant(hospital: Hospital, patient: str, own: Client) -> None:
+    """By every door that writes a Consent."""
+    forged = {"url": consent_refused.URL, "valueCode": "SignatureExpired"}
+    body = {**consent(patient, "Practitioner/1"), "extension": [forged]}
+    id_ = proposed(own, patient)
+    as_xml = write_xml(parse(json.dumps({**body, "id": id_}).encode()), Shapes(hospital.node.definitions))
+    by_path = {"resourceType": "Parameters", "parameter": [{"name": "operation", "part": [
+        {"name": "type", "valueCode": "add"}, {"name": "path", "valueString": "Consent"},
+        {"name": "name", "valueString": "extension"}, {"name": "value", "valueExtension": forged}]}]}
+    put = {"request": {"method": "PUT", "url": f"Consent/{id_}"}, "resource": {**body, "id": id_}}
+    for method, url, sent, kind in (
+            ("POST", "Consent", body, ""), ("PUT", f"Consent/{id_}", {**body, "id": id_}, ""),
+            ("PUT", f"Consent/{id_}", as_xml, "application/fhir+xml"),
+            ("PATCH", f"Consent/{id_}", [{"op": "add", "path": "/extension", "value": [forged]}],
+             "application/json-patch+json"),
+            ("PATCH", f"Consent/{id_}", by_path, ""),
+            ("POST", "", {"resourceType": "Bundle", "type": "transaction", "entry": [put]}, "")):
+        answer = own.request(method, url, sent, **({"Content_Type": kind} if kind else {}))
+        assert answer.status_code == 422, (method, url, answer.text)
+        [found] = places(answer)
+        assert found.endswith(".extension[0].url"), (method, url, answer.text)
+    batch = own.post("", {"resourceType": "Bundle", "type": "batch", "entry": [put]}).json()
+    assert batch["entry"][0]["response"]["status"].startswith("422")
+    assert hospital.feed.post("Consent", body).status_code == 422
+    assert own.get(f"Consent/{id_}").headers["etag"] == 'W/"1"'
 
 
 def test_what_a_wallet_shows_says_who_may_what_for_which_purpose_and_how_long(hospital: Hospital, patient: str,
