@@ -42,7 +42,6 @@ _UNSAFE_SECRETS: Final[dict[str, str]] = {
     "page": "the database file is encrypted with it: it would have to be rekeyed in the same step",
     "audit": "what is spooled of the audit is sealed under it until it is in the database",
     "pseudonym": "addresses and hashes on the chain depend on it",
-    "custodial-signing": "addresses on the chain depend on it",
 }
 
 

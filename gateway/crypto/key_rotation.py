@@ -29,7 +29,7 @@ LASTING: Final[tuple[Label, ...]] = tuple(
     label for label in LABELS if label not in ("wrap", "key-store-page", "fingerprint"))
 """Secrets that must answer the same after a rotation of the root: blocks, rows and addresses depend on them."""
 
-_FIXED: Final = frozenset({"pseudonym", "custodial-signing"})
+_FIXED: Final = frozenset({"pseudonym"})
 _OWNERS_AT_ONCE: Final = 500
 
 
@@ -126,6 +126,7 @@ def rotate_root(ring: KeyRing, new: Root) -> None:
                 ):
                     aad = secret_aad(label, generation)
                     key_store.put_secret(connection, label, generation, wrap(under, key, aad), now_ms())
+            key_store.drop_secrets(connection, other_than=LASTING)  # of labels that are no more: under the old root
             key_store.set_root(connection, new.fingerprint)
         ring.store.purge_log()
     ring.use_root(new)

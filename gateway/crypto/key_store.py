@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,6 +272,12 @@ def put_secret(connection: apsw.Connection, label: str, generation: int, wrapped
     connection.execute(
         "INSERT INTO secret VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET wrapped = excluded.wrapped",
         (label, generation, wrapped, created_ms))
+
+
+def drop_secrets(connection: apsw.Connection, *, other_than: Sequence[str]) -> None:
+    """Forget the hospital secrets of every other label."""
+    connection.execute(f"DELETE FROM secret WHERE label NOT IN ({','.join('?' * len(other_than))})",  # noqa: S608  # marks
+                       tuple(other_than))
 
 
 def _connect(path: Path, page_key: bytes) -> apsw.Connection:

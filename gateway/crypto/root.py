@@ -24,7 +24,7 @@ from gateway.errors import Misconfigured
 
 Label = Literal[
     "index", "pseudonym", "page", "key-store-page", "manifest", "wrap", "token-hash", "page-link", "audit",
-    "custodial-signing", "fingerprint", "job", "sign-in", "id-token", "attestation",
+    "fingerprint", "job", "sign-in", "id-token", "attestation",
 ]
 LABELS: Final[tuple[Label, ...]] = get_args(Label)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.crypto import page_slots
+from gateway.crypto import key_store, page_slots
 from gateway.crypto.key_rotation import (
     LASTING,
     rotate_category,
@@ -143,10 +143,20 @@ def test_a_rotated_secret_keeps_its_older_generations(home: Path, ring: KeyRing)
     assert opened(home).secrets("manifest") == found
 
 
-@pytest.mark.parametrize("label", ["pseudonym", "custodial-signing", "wrap", "key-store-page"])
+@pytest.mark.parametrize("label", ["pseudonym", "wrap", "key-store-page"])
 def test_what_the_chain_depends_on_does_not_rotate(ring: KeyRing, label: str) -> None:
     with pytest.raises(ValueError, match="cannot be rotated"):
         rotate_secret(ring, label)  # type: ignore[arg-type]
+
+
+def test_a_secret_of_a_label_that_is_no_more_goes_with_the_root_that_wraps_it(home: Path, ring: KeyRing) -> None:
+    """A store rotated while there was a label "custodial-signing" holds one."""
+    with ring.store.write() as connection:
+        key_store.put_secret(connection, "custodial-signing", 0, bytes(60), 1)
+    rotate_root_file(ring, home / "root.key")
+    with opened(home).store.read() as connection:
+        labels = {label for (label,) in connection.execute("SELECT label FROM secret")}
+    assert labels == set(LASTING)
 
 
 def test_without_the_new_root_a_process_says_what_is_missing(home: Path) -> None:
