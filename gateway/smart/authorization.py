@@ -23,7 +23,7 @@ from gateway.errors import Conflict, Forbidden, OAuthError, Unauthenticated, Unp
 from gateway.smart.accounts import REFERENCE, Account, find_account
 from gateway.smart.issuer import Smart
 from gateway.smart.pending import PendingAuthorization, find, pending, use_up
-from gateway.smart.redirects import redirect
+from gateway.smart.redirects import is_native, redirect
 from gateway.smart.sessions import LIFE_MS as SESSION_LIFE_MS
 from gateway.smart.sessions import Session, require_open
 from gateway.smart.tokens import Secret, revoke_of_authorization
@@ -144,13 +144,16 @@ def refuse(smart: Smart, handle: str, error: str) -> str:
 def answer_silently(smart: Smart, asked: PendingAuthorization, session: Session | None) -> str:
     """The answer to ``prompt=none``: as the person let this app before, or an error; never a question.
 
-    It brings an access token alone: lasting access is the one that was asked about, and is not multiplied.
+    It brings an access token alone: lasting access is the one that was asked about, and is not multiplied. A public app
+    on a person's own machine is whichever program answers there: it is never let in unseen.
 
-    https://openid.net/specs/openid-connect-core-1_0.html#AuthRequest
+    https://openid.net/specs/openid-connect-core-1_0.html#AuthRequest, https://www.rfc-editor.org/rfc/rfc8252#section-8.6
     """
     now_ms = smart.now_ms()
     if session is None or session.user is None or asked.needs_sign_in(session, now_ms):
         return refuse(smart, asked.handle, "login_required")
+    if asked.client.auth == "none" and is_native(asked.redirect_uri):
+        return refuse(smart, asked.handle, "interaction_required")
     found = None if asked.launch is not None else next(
         (one for one in authorizations_of(smart.database.reader, session.user)
          if one.client == asked.client.id and one.reason is None and one.expires_ms > now_ms

@@ -54,6 +54,11 @@ def is_registered(uri: str, registered: Iterable[str]) -> bool:
     return portless is not None and any(portless == _without_port(one) for one in known)
 
 
+def is_native(uri: str) -> bool:
+    """Whether it leads to a program on the person's own machine, which nothing tells from another program there."""
+    return not uri.startswith("https://")
+
+
 def redirect(uri: str, parameters: Mapping[str, str | None]) -> str:
     """``uri`` with ``parameters`` added to its query; those that are None are left out."""
     joined = "&" if urlsplit(uri).query else "" if uri.endswith("?") else "?"

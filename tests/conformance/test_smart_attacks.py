@@ -486,6 +486,22 @@ def test_prompt_none_answers_without_a_question(hospital: Hospital, app: App, br
     assert "Apps" not in app.shown(browser, SCOPE, prompt="none").text
 
 
+def test_whoever_listens_on_this_machine_is_answered_in_silence_by_nobody(hospital: Hospital, browser: Browser) -> None:
+    """RFC 8252 section 8.6: any local process may take a port and the name of a public app; a person has to look."""
+    scope = "launch/patient openid patient/Patient.rs"
+    for redirect in ("http://127.0.0.1/cb", "com.example.app:/cb"):
+        public = App(hospital, redirect=redirect)
+        public.launched(browser, scope)
+        assert silent(public, browser, scope)["error"] == "interaction_required"
+    public = App(hospital, redirect="http://127.0.0.1/cb")
+    public.launched(browser, scope)
+    public.redirect = "http://127.0.0.1:51004/cb"
+    assert silent(public, browser, scope)["error"] == "interaction_required"
+    known = App(hospital, redirect="http://127.0.0.1/cb", auth="client_secret_basic")
+    known.launched(browser, scope)
+    assert "code" in silent(known, browser, scope), "its code is worth nothing without its secret"
+
+
 def test_silence_multiplies_no_lasting_access(app: App, browser: Browser) -> None:
     scope = "launch/patient openid offline_access patient/Patient.rs"
     assert "refresh_token" in app.launched(browser, scope, how_long="offline")
