@@ -14,7 +14,7 @@ import apsw
 
 from gateway.fhir.query import AllOf, AnyOf, DateIs, HashIs, IdIs, NumberIs, SpanIs, VersionIs
 from gateway.fhir.search_contained import MARK
-from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, Within, compared, marks, numbers
+from gateway.store.index_sql import Conditions, HashedIn, Prepared, Sql, Within, any_of, compared, marks
 from gateway.store.journal import PLACES
 
 PROBE = 400
@@ -111,7 +111,9 @@ class Paths:
         if len(hashes) == 1:
             parts.append(Sql("SELECT version FROM index_hash WHERE hash=?", hashes))
         elif hashes:
-            parts.append(Sql(f"SELECT DISTINCT version FROM index_hash WHERE hash IN ({marks(hashes)})", hashes))  # noqa: S608
+            among = any_of(hashes)
+            parts.append(Sql(f"SELECT DISTINCT version FROM index_hash WHERE hash IN {among.text}",  # noqa: S608
+                             among.parameters))
         ids = [one.id for one in predicates if type(one) is IdIs]
         if ids:
             # Left to itself SQLite walks the type here: it has the seq in that index, and knows nothing of how many.
@@ -128,8 +130,9 @@ class Paths:
 
     def _other(self, type_: str, predicate: Any) -> list[Sql] | None:
         match predicate:
-            case VersionIs():
-                return [Sql("SELECT DISTINCT value AS version FROM json_each(?)", (numbers(predicate),))]
+            case VersionIs(seqs):
+                among = any_of(seqs)
+                return [Sql(f"SELECT seq AS version FROM version WHERE seq IN {among.text}", among.parameters)]  # noqa: S608
             case DateIs(key, comparator, low, high):
                 return self._range("index_date", "low_ms", "high_ms", key, comparator, low, high)
             case NumberIs(key, comparator, low, high):

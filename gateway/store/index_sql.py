@@ -43,6 +43,8 @@ NAME = "self"
 REFERENCE_HASH = "reference_hash"
 """SQL function (key, type, id): the hash of a reference to ``type/id`` under a parameter."""
 _KEYS_MAX = 8192
+_APART_MAX = 200
+"""Most numbers of a list that are variables of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,11 @@ def marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-def numbers(versions: VersionIs) -> str:
-    """All as one variable, of which a statement takes 32,766: for ``json_each``."""
-    return f"[{','.join(map(str, versions.seqs))}]"
+def any_of(numbers: Sequence[int]) -> Sql:
+    """What stands behind IN: many are one variable, of which a statement takes 32,766."""
+    if len(numbers) <= _APART_MAX:
+        return Sql(f"({marks(numbers)})", tuple(numbers))
+    return Sql("(SELECT value FROM json_each(?))", (f"[{','.join(map(str, numbers))}]",))
 
 
 def alive(snapshot: int) -> Sql:
@@ -191,8 +195,9 @@ class Conditions:
         if len(hashes) == 1:
             parts.append(Sql("EXISTS (SELECT 1 FROM index_hash h WHERE h.hash=? AND h.version=v.seq)", hashes))
         elif hashes:
-            parts.append(Sql(f"EXISTS (SELECT 1 FROM index_hash h WHERE h.hash IN ({marks(hashes)}) "  # noqa: S608
-                             "AND h.version=v.seq)", hashes))
+            among = any_of(hashes)
+            parts.append(Sql(f"EXISTS (SELECT 1 FROM index_hash h WHERE h.hash IN {among.text} "  # noqa: S608
+                             "AND h.version=v.seq)", among.parameters))
         ids = [one.id for one in predicates if type(one) is IdIs]
         if ids:
             parts.append(Sql(f"v.id IN ({marks(ids)})", tuple(ids)))
@@ -219,8 +224,9 @@ class Conditions:
             case UpdatedIs():
                 return compared(predicate.comparator, "v.updated_ms", "(v.updated_ms+1)", predicate.low_ms,
                                 predicate.high_ms)
-            case VersionIs():
-                return Sql("v.seq IN (SELECT value FROM json_each(?))", (numbers(predicate),))
+            case VersionIs(seqs):
+                among = any_of(seqs)
+                return Sql(f"v.seq IN {among.text}", among.parameters)
             case AllOf(parts):
                 return joined(" AND ", [self.predicate(part, snapshot) for part in parts])
             case AnyOf(parts):

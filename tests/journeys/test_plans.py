@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
 import pytest
+from eth_account import Account
+from eth_account.messages import encode_defunct
 
+from gateway.smart import sign_in
+from tests.consent import consent
 from tests.journeys.hospital import Hospital
 
 STORED = "SELECT 1 FROM version WHERE type=? LIMIT 1"
@@ -29,12 +33,12 @@ class Statements:
             self.asked[sql] = values
         return True
 
-    def walks(self, connection: apsw.Connection) -> dict[str, list[str]]:
+    def walks(self, connection: apsw.Connection, walks: Sequence[str] = WALKS) -> dict[str, list[str]]:
         """The questions SQLite answers by walking a type or a table, with its steps."""
         connection.exec_trace = None
         plans = {sql: [str(row[3]) for row in connection.execute("EXPLAIN QUERY PLAN " + sql, values)]
                  for sql, values in self.asked.items()}
-        return {sql: steps for sql, steps in plans.items() if any(walk in step for step in steps for walk in WALKS)}
+        return {sql: steps for sql, steps in plans.items() if any(walk in step for step in steps for walk in walks)}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,8 @@ def place(statements: Statements, tmp_path_factory: pytest.TempPathFactory) -> I
     "Observation?subject=Patient/{0}&_include=Observation:subject", "Observation?_list={2}",
     "Observation?subject=Patient/{0}&code=8867-4&_sort=-date", "Observation?subject:Patient._id={0}",
     "Patient?_has:Observation:subject:_id={3}", "Patient/{0}/Observation?code=8867-4", "Patient/{0}/Observation",
+    pytest.param("Observation?subject=Patient/{0}&code=" + ",".join(map(str, range(300))), id="three hundred codes"),
+    pytest.param("Observation?code=" + ",".join(map(str, range(300))), id="three hundred codes alone"),
     "Location?partof:below={5}", "Location?partof:above={4}", "Encounter?location:below=Location/{5}",
     "QuestionnaireResponse?questionnaire:below=http://w.example/q1|1",
     "MolecularSequence?referenceseqid-window-coordinate=NC3$ge1$le9",
@@ -91,3 +97,21 @@ def test_what_is_named_is_looked_up(asked: str, statements: Statements, place: t
     assert answer.status_code == 200, answer.text
     assert statements.asked
     assert not statements.walks(hospital.database.reader)
+
+
+def test_signing_walks_neither_what_others_signed_nor_their_accounts(statements: Statements,
+                                                                     place: tuple[Hospital, list[str]]) -> None:
+    hospital, (patient, *_) = place
+    own, smart, key = hospital.patient(patient), hospital.smart, Account.create()
+    statements.asked.clear()
+    id_ = own.post("Consent", consent(patient, "Practitioner/1")).json()["id"]
+    assert own.get(f"Consent/{id_}/$typed-data").status_code == 200
+    assert own.request("POST", f"Consent/{id_}/$sign").status_code == 200
+    assert own.request("POST", f"Patient/{patient}/$revoke-all").status_code == 200
+    text = sign_in.begin_wallet(smart, "wallet-use", key.address, chain_id=1, bound="visit")
+    proof = key.sign_message(encode_defunct(text=text)).signature.to_0x_hex()
+    assert sign_in.by_wallet(smart, text, proof, chain_id=1, browser=sign_in.Browser(
+        visit="visit", cookie=None, known_device="", address=None, device="")) is None
+    assert any("intent" in sql for sql in statements.asked)
+    found = statements.walks(hospital.database.reader, ("USING INDEX intent_open", "SCAN account", "SCAN provision"))
+    assert not {sql: steps for sql, steps in found.items() if "LIMIT 1" not in sql}

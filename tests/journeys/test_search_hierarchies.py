@@ -72,6 +72,22 @@ def test_more_than_a_statement_bears_is_refused(hospital: Hospital, ward: dict[s
     assert (answer.status_code, answer.json()["issue"][0]["code"]) == (400, "too-costly")
 
 
+def test_many_of_many_parts_are_asked_in_one_statement(hospital: Hospital) -> None:
+    """SQLite takes 32,766 variables, and what is asked of the container too is asked of what it contains."""
+    top = place(hospital)
+    for start in range(0, 900, 300):
+        hospital.feed.post("", {"resourceType": "Bundle", "type": "batch", "entry": [
+            {"resource": {"resourceType": "Location", "partOf": {"reference": f"Location/{top}"}},
+             "request": {"method": "POST", "url": "Location"}} for _ in range(start, start + 300)]})
+    inside = {"resourceType": "Encounter", "id": "e", "status": "finished", "class": CLASS,
+              "location": [{"location": {"reference": f"Location/{top}"}}]}
+    visit(hospital, hospital.new_patient(), top, contained=[inside], partOf={"reference": "#e"})
+    asked = "&".join([*[f"class=AMB,{','.join(f'x{place}' for place in range(499))}"] * 9,
+                      *[f"location:below={top}"] * 6])
+    answer = hospital.feed.get(f"Encounter?{asked}&_contained=both&_containedType=contained&_summary=count")
+    assert (answer.status_code, answer.json().get("total")) == (200, 2), answer.text
+
+
 def test_what_may_not_be_seen_leads_nowhere(hospital: Hospital) -> None:
     """An Encounter of another patient stands between two of Ana's: hidden as if it were not there."""
     ana, bob, at = hospital.new_patient(), hospital.new_patient(), place(hospital)
