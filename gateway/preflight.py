@@ -15,10 +15,10 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import apsw
@@ -30,8 +30,9 @@ from gateway.config import Settings
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import root_file
 from gateway.errors import ChainUnavailable, GatewayError, Misconfigured
+from gateway.ledger.deployment import Deployment, deployment_if_any
 from gateway.ledger.keccak import keccak
-from gateway.probes import Probe, deployed, quantity, rpc_of, serving
+from gateway.probes import Probe, quantity, rpc_of, serving
 from gateway.store.ipfs_address import ApiAddress
 from gateway.store.sql import Database
 
@@ -44,8 +45,6 @@ STEP_S: Final = 0.5
 LONG_AGO_S: Final = 1_700_000_000  # no gateway of this version ran before: a clock that says so was never set
 IDLE_S: Final = 400 * 86_400
 _OPERATOR_KEY: Final = re.compile(r"(?:0x)?([0-9a-fA-F]{64})\s*")
-_CONTRACTS: Final = {"RecordAnchor": "record_anchor", "ConsentRegistry": "consent_registry",
-                     "HospitalRegistry": "hospital_registry"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +267,7 @@ def _day(epoch_s: float) -> str:
 def chain(settings: Settings, probe: Probe, *, now_s: float, runs: bool) -> Found:
     """The chain answers, is the right one, holds the contracts, keeps time, and the operator can pay."""
     try:
-        deployment = deployed(settings)
+        deployment = deployment_if_any(settings)
     except Misconfigured as error:
         yield Problem(what=str(error), mend=f"move {settings.deployment_path} away and start again")
         return
@@ -289,15 +288,15 @@ def chain(settings: Settings, probe: Probe, *, now_s: float, runs: bool) -> Foun
                       if settings.chain_rpc else "the gateway restarts its chain; its log says why it died")
 
 
-def _node(settings: Settings, probe: Probe, rpc: str, deployment: dict[str, Any] | None, now_s: float) -> Found:
+def _node(settings: Settings, probe: Probe, rpc: str, deployment: Deployment | None, now_s: float) -> Found:
     chain_id = probe.number(rpc, "eth_chainId")
-    expected = settings.chain_id or (deployment or {}).get("chain_id") or chain_id
+    expected = settings.chain_id or (chain_id if deployment is None else deployment.chain_id)
     if chain_id != expected:
         yield Problem(what=f"{rpc} is chain {chain_id}, not {expected}",
                       mend=f"point GATEWAY_CHAIN_RPC at a node of chain {expected}, or set GATEWAY_CHAIN_ID")
         return
-    if deployment is not None and deployment.get("chain_id") != chain_id:
-        yield Problem(what=f"{settings.deployment_path} is of chain {deployment.get('chain_id')}, not {chain_id}",
+    if deployment is not None and deployment.chain_id != chain_id:
+        yield Problem(what=f"{settings.deployment_path} is of chain {deployment.chain_id}, not {chain_id}",
                       mend="this data folder belongs to another chain: set GATEWAY_DATA_DIR, or the right node")
         return
     head = probe.call(rpc, "eth_getBlockByNumber", "latest", False)
@@ -315,7 +314,7 @@ def _node(settings: Settings, probe: Probe, rpc: str, deployment: dict[str, Any]
         yield from _operator(settings, probe, rpc)
 
 
-def _contracts(settings: Settings, probe: Probe, rpc: str, deployment: dict[str, Any] | None) -> Found:
+def _contracts(settings: Settings, probe: Probe, rpc: str, deployment: Deployment | None) -> Found:
     for name, address in _addresses(settings, deployment).items():
         if probe.call(rpc, "eth_getCode", address, "latest") in ("0x", "0x0", None):
             yield Problem(what=f"there is no {name} at {address} on this chain",
@@ -323,9 +322,9 @@ def _contracts(settings: Settings, probe: Probe, rpc: str, deployment: dict[str,
                                f"the right one; {settings.contracts_path} names the addresses")
 
 
-def _addresses(settings: Settings, deployment: dict[str, Any] | None) -> dict[str, object]:
+def _addresses(settings: Settings, deployment: Deployment | None) -> Mapping[str, object]:
     if deployment is not None:
-        return {name: deployment.get(member) for name, member in _CONTRACTS.items()}
+        return deployment.contracts
     try:
         loaded = json.loads(settings.contracts_path.read_text())
         # While "deploying" stands there, some may not be mined yet: the next start goes on with them.

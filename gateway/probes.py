@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 
 from gateway.config import Settings
-from gateway.errors import ChainUnavailable, Misconfigured
+from gateway.errors import ChainUnavailable
 
 TIMEOUT_S: Final = 3.0
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # asked, not listened on
@@ -82,22 +82,6 @@ def rpc_of(settings: Settings) -> str | None:
         return str(json.loads(settings.rpc_path.read_text())["rpc"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def deployed(settings: Settings) -> dict[str, Any] | None:
-    """What ``deployment.json`` says: chain_id, custodian and the contracts' addresses; None before the first start.
-
-    Raises Misconfigured when it cannot be read.
-    """
-    try:
-        found = json.loads(settings.deployment_path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise Misconfigured(f"{settings.deployment_path} cannot be read: start the gateway to write it anew") from error
-    if not isinstance(found, dict):
-        raise Misconfigured(f"{settings.deployment_path} is damaged: start the gateway to write it anew")
-    return found
 
 
 def serving(settings: Settings) -> bool:

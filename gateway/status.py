@@ -15,11 +15,9 @@ from gateway.config import Settings
 from gateway.crypto.keys import KeyRing
 from gateway.crypto.root import root_file
 from gateway.errors import ChainUnavailable, Misconfigured
-from gateway.probes import Probe, deployed, rpc_of, serving
+from gateway.ledger.deployment import deployment_if_any
+from gateway.probes import Probe, rpc_of, serving
 from gateway.store.sql import Database
-
-_CONTRACTS = {"RecordAnchor": "record_anchor", "ConsentRegistry": "consent_registry",
-              "HospitalRegistry": "hospital_registry"}
 
 
 def status(settings: Settings, *, transport: httpx.BaseTransport | None = None) -> dict[str, Any]:  # Any: JSON
@@ -82,12 +80,12 @@ def _counts(connection: apsw.Connection) -> dict[str, Any]:
 
 
 def _chain(settings: Settings, probe: Probe) -> dict[str, Any]:
-    rpc, deployment = rpc_of(settings), deployed(settings)
+    rpc, deployment = rpc_of(settings), deployment_if_any(settings)
     head = None
     if rpc is not None:
         try:
             head = probe.number(rpc, "eth_blockNumber")
         except ChainUnavailable:
             head = None
-    return {"rpc": rpc, "chain_id": deployment["chain_id"] if deployment else settings.chain_id or None, "head": head,
-            "contracts": {name: deployment.get(member) for name, member in _CONTRACTS.items()} if deployment else None}
+    return {"rpc": rpc, "chain_id": deployment.chain_id if deployment else settings.chain_id or None, "head": head,
+            "contracts": deployment.contracts if deployment else None}

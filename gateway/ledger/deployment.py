@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from gateway.config import Settings
 from gateway.crypto.root import write_over
 from gateway.errors import Misconfigured
+
+_ADDRESSES: Final = ("custodian", "record_anchor", "consent_registry", "hospital_registry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +27,31 @@ class Deployment:
     consent_registry: str
     hospital_registry: str
 
+    @property
+    def contracts(self) -> dict[str, str]:
+        """Addresses by the contracts' own names."""
+        return {"RecordAnchor": self.record_anchor, "ConsentRegistry": self.consent_registry,
+                "HospitalRegistry": self.hospital_registry}
+
 
 def read_deployment(settings: Settings) -> Deployment:
     """Read ``deployment.json``. Raises Misconfigured when it is not there or cannot be read."""
+    found = deployment_if_any(settings)
+    if found is None:
+        raise Misconfigured(f"{settings.deployment_path} is not there: start the gateway once with `gateway serve`")
+    return found
+
+
+def deployment_if_any(settings: Settings) -> Deployment | None:
+    """The same, None before the first start was through. Raises Misconfigured when it cannot be read."""
     try:
         table = json.loads(settings.deployment_path.read_text())
-        return Deployment(**{name: table[name] for name in (
-            "chain_id", "custodian", "record_anchor", "consent_registry", "hospital_registry")})
+        chain_id, addresses = table["chain_id"], {name: table[name] for name in _ADDRESSES}
+        if type(chain_id) is not int or not all(isinstance(address, str) for address in addresses.values()):
+            raise TypeError("a member is of another type")
+        return Deployment(chain_id=chain_id, **addresses)
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Misconfigured(f"{settings.deployment_path} cannot be read ({type(error).__name__}): start the gateway "
                             "once with `gateway serve`") from error

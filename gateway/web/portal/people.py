@@ -6,7 +6,6 @@ lead anywhere but to own paths afterwards. What an act is worth is ``smart/sign_
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Callable
@@ -20,7 +19,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.errors import Forbidden, NotFound, Throttled, Unauthenticated, Unavailable, Unprocessable
+from gateway.errors import (
+    Forbidden,
+    Misconfigured,
+    NotFound,
+    Throttled,
+    Unauthenticated,
+    Unavailable,
+    Unprocessable,
+)
+from gateway.ledger.deployment import read_deployment
 from gateway.smart import ceremonies, lockout, logins, passkeys, passwords, proofing, sessions, sign_in
 from gateway.smart.issuer import Smart
 from gateway.smart.logins import SignUp
@@ -303,8 +311,8 @@ def chain_id(smart: Smart) -> int:
     if smart.settings.chain_id:
         return smart.settings.chain_id
     try:
-        return int(json.loads(smart.settings.deployment_path.read_text())["chain_id"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_deployment(smart.settings).chain_id
+    except Misconfigured as error:
         raise Unavailable("the chain is not known yet") from error
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from gateway.config import load_settings
 from gateway.errors import Misconfigured
-from gateway.ledger.deployment import Deployment, read_deployment, write_deployment
+from gateway.ledger.deployment import Deployment, deployment_if_any, read_deployment, write_deployment
 
 DEPLOYED = Deployment(chain_id=7, custodian="0x" + "11" * 20, record_anchor="0x" + "a1" * 20,
                       consent_registry="0x" + "c1" * 20, hospital_registry="0x" + "d1" * 20)
@@ -20,5 +22,17 @@ def test_it_is_written_where_the_contracts_file_is_another_members(tmp_path: Pat
                               "GATEWAY_CHAIN_ID": "7", "GATEWAY_CHAIN_CONTRACTS": str(tmp_path / "contracts.json")})
     with pytest.raises(Misconfigured):
         read_deployment(settings)
+    assert deployment_if_any(settings) is None
     write_deployment(settings, DEPLOYED)
-    assert read_deployment(settings) == DEPLOYED
+    assert read_deployment(settings) == deployment_if_any(settings) == DEPLOYED
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"chain_id":7}', json.dumps(
+    {**asdict(DEPLOYED), "chain_id": "7"}), json.dumps({**asdict(DEPLOYED), "custodian": None})])
+def test_what_lacks_something_is_no_deployment(tmp_path: Path, content: str) -> None:
+    settings = load_settings({"GATEWAY_DATA_DIR": str(tmp_path)})
+    write_deployment(settings, DEPLOYED)
+    settings.deployment_path.write_text(content)
+    for read in (read_deployment, deployment_if_any):
+        with pytest.raises(Misconfigured, match=r"deployment\.json cannot be read"):
+            read(settings)
