@@ -47,6 +47,7 @@ def capability_statement(definitions: Definitions, plans: Plans, offered: Sequen
     ask.
     """
     system = [one for one in offered if one.system]
+    included = _included(plans)
     return {
         "resourceType": "CapabilityStatement", "status": "active", "date": RELEASED, "kind": "instance",
         "instantiates": [BULK_DATA],
@@ -68,7 +69,8 @@ def capability_statement(definitions: Definitions, plans: Plans, offered: Sequen
             "resource": [_resource(plans, name, [
                 one for one in offered if not one.system and (one.types is None or name in one.types)],
                 updateCreate=update_creates, conditionalDelete=conditional_delete,
-                referencePolicy=["literal", "logical", "local", *(["enforced"] if name in enforced else [])])
+                referencePolicy=["literal", "logical", "local", *(["enforced"] if name in enforced else [])],
+                **included.get(name, {}))
                 for name in sorted(definitions.resource_types)],
             "searchParam": [_control(*one) for one in sorted(_SYSTEM_CONTROLS.items())],
             "compartment": [f"http://hl7.org/fhir/CompartmentDefinition/{name.lower()}"
@@ -93,7 +95,7 @@ def _resource(plans: Plans, name: str, offered: Sequence[Offered], **chosen: Any
         "interaction": _interactions(offered),
         "versioning": "versioned-update", "readHistory": True, "conditionalCreate": True, "conditionalUpdate": True,
         "conditionalRead": "full-support", **chosen,
-        **_included(plans, name), **(_topics(plans.definitions) if name == "Subscription" else {}),
+        **(_topics(plans.definitions) if name == "Subscription" else {}),
         "searchParam": [*(_parameter(code, plan) for code, plan in sorted(plans.of(name).items()) if not plan.refused),
                         *(_control(*one) for one in sorted(CONTROLS.items())
                           if name != _AUDIT or one[0] in _AUDIT_CONTROLS)],
@@ -123,12 +125,16 @@ def _control(name: str, meaning: tuple[str, str]) -> dict[str, str]:
     return {"name": name, "type": meaning[0], "documentation": meaning[1]}
 
 
-def _included(plans: Plans, name: str) -> dict[str, list[str]]:
-    """What ``_include`` and ``_revinclude`` follow; the audit's own events stand in no index."""
-    if name == _AUDIT:
-        return {}
-    followed = [f"{name}:{code}" for code, plan in sorted(plans.of(name).items()) if refers(plan)]
-    reverse = [f"{other}:{code}" for other in sorted(plans.definitions.resource_types) if other != _AUDIT
-               for code, plan in sorted(plans.of(other).items()) if refers(plan) and may_target(plan, name)]
-    return {"searchInclude": ["*", *([f"{name}:*", *followed] if followed else [])],
-            "searchRevInclude": ["*", *reverse]}
+def _included(plans: Plans) -> dict[str, dict[str, list[str]]]:
+    """What ``_include`` and ``_revinclude`` follow, by type; the audit's own events stand in no index."""
+    types = sorted(plans.definitions.resource_types - {_AUDIT})
+    referring = {name: [(code, plan) for code, plan in sorted(plans.of(name).items()) if refers(plan)]
+                 for name in types}
+    found = {name: {"searchInclude": ["*", *([f"{name}:*", *(f"{name}:{code}" for code, _ in own)] if own else [])],
+                    "searchRevInclude": ["*"]} for name, own in referring.items()}
+    for other, own in referring.items():
+        for code, plan in own:
+            for name in types:
+                if may_target(plan, name):
+                    found[name]["searchRevInclude"].append(f"{other}:{code}")
+    return found

@@ -11,6 +11,7 @@ import gzip
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -155,9 +156,9 @@ class SearchParameter:
     components: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Definitions:
-    """Everything the gateway knows of R4. Make it with ``load`` once per process; safe to share."""
+    """Everything the gateway knows of R4, made by ``load``; safe to share."""
 
     resource_types: frozenset[str]
     home_paths: Mapping[str, tuple[tuple[str, ...], ...]]
@@ -171,8 +172,9 @@ class Definitions:
     _members: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @classmethod
+    @cache
     def load(cls, folder: Path | None = None) -> Definitions:
-        """Read the tables of ``folder`` (default: the packaged ``mappings/fhir``). Raises Misconfigured."""
+        """The tables of ``folder`` (default: the packaged ``mappings/fhir``), read once. Raises Misconfigured."""
         folder = folder or mappings_folder() / "fhir"
         try:
             types = read_table(folder / "types.json.gz")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import MappingProxyType
 
 from gateway.fhir.definitions import Definitions, SearchParameter, SearchType
@@ -126,7 +127,9 @@ class Plans:
             self._by_type[type_name] = MappingProxyType({**own, **self._custom[type_name]})
 
 
-def _plans(definitions: Definitions, type_name: str) -> dict[str, Plan]:
+@cache
+def _plans(definitions: Definitions, type_name: str) -> Mapping[str, Plan]:
+    """Of HL7's parameters: the same for every gateway of the process."""
     paths = Paths(definitions)
     parameters = definitions.search_parameters(type_name)
     plans: dict[str, Plan] = {}

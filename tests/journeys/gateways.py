@@ -11,9 +11,10 @@ from tests.journeys.browser import Browser
 from tests.journeys.hospital import Hospital
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    """One gateway for every test that does not need its own settings: tests make patients and codes of their own."""
+    """One gateway for every test of a file that does not need its own settings: they make patients and codes of their
+    own."""
     made = Hospital(tmp_path_factory.mktemp("hospital"))
     yield made
     made.close()

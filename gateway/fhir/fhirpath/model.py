@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from gateway.fhir.definitions import SYSTEM_TYPE, Definitions, Element
 
@@ -17,6 +18,7 @@ class DefinitionsModel:
     choices: Mapping[str, tuple[tuple[str, str], ...]]
 
     @classmethod
+    @cache
     def load(cls, definitions: Definitions) -> DefinitionsModel:
         """Tables of every type's JSON properties and of every choice."""
         children: dict[str, dict[str, str]] = {}
