@@ -10,6 +10,7 @@ https://github.com/smart-on-fhir/bulk-import/blob/master/import-manifest.md
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -149,17 +150,7 @@ async def carry_out(task: Task) -> Outcome:
 
 async def _tell_dangling(task: Task, done: Sequence[Mapping[str, Any]]) -> None:
     """One warning for each resource that is referred to and not here, now that every input is."""
-    node, reader, found = task.node, task.node.database.reader, Counter[str]()
-    for part in jobs.parts(reader, task.row.pk):
-        if part.type == _DANGLING and part.kind == "error":
-            return  # a runner that died told it
-        if part.type == _DANGLING and (body := jobs.part_body(reader, task.row.pk, part.place)) is not None:
-            found.update(orjson.loads(unseal(node, task.row.id, _DANGLING, body)))
-    missing = references.missing(node, found)
-    told = [operation_outcome((Issue("warning", "not-found", f"{name} is referred to {count} times and is not here"),))
-            for name, count in sorted(missing.items())[:_TOLD_MAX]]
-    if len(missing) > len(told):
-        told.append(operation_outcome((Issue("warning", "too-long", f"{len(missing) - len(told)} more are not here"),)))
+    node, told = task.node, await asyncio.to_thread(_dangling, task)
     if not told:
         return
 
@@ -169,6 +160,22 @@ async def _tell_dangling(task: Task, done: Sequence[Mapping[str, Any]]) -> None:
                       seal(node, task.row.id, f"error {place}", b"\n".join(told) + b"\n"))
 
     await task.advance("references", {"done": list(done)}, store)
+
+
+def _dangling(task: Task) -> list[bytes]:
+    """The warnings; none where a runner that died told them. It looks for very many names: not on the event loop."""
+    node, reader, found = task.node, task.node.database.reader, Counter[str]()
+    for part in jobs.parts(reader, task.row.pk):
+        if part.type == _DANGLING and part.kind == "error":
+            return []
+        if part.type == _DANGLING and (body := jobs.part_body(reader, task.row.pk, part.place)) is not None:
+            found.update(orjson.loads(unseal(node, task.row.id, _DANGLING, body)))
+    missing = references.missing(node, found)
+    told = [operation_outcome((Issue("warning", "not-found", f"{name} is referred to {count} times and is not here"),))
+            for name, count in sorted(missing.items())[:_TOLD_MAX]]
+    if len(missing) > len(told):
+        told.append(operation_outcome((Issue("warning", "too-long", f"{len(missing) - len(told)} more are not here"),)))
+    return told
 
 
 async def _bring_in(task: Task, number: int, one: Input, report: _Report,
@@ -200,7 +207,7 @@ async def _bring_in(task: Task, number: int, one: Input, report: _Report,
         report.refused(where, place + 1, (Issue("error", "processing", str(error)),))
     await work.flush()
     caller()
-    return work.dangling()
+    return await asyncio.to_thread(work.dangling)
 
 
 def _nothing_else(_: apsw.Connection) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.records import references
 from gateway.records.bulk_import import allowed
+from gateway.records.node import Node
 from gateway.store import jobs
 from tests.journeys.bulk import ASYNC, as_backend, backend, kept, kicked_off, lines, manifest, work
 from tests.journeys.hospital import Hospital, places
@@ -194,8 +197,19 @@ def form(*files: bytes) -> tuple[bytes, dict[str, str]]:
     return body, {**ASYNC, "Content_Type": "multipart/form-data; boundary=x"}
 
 
-def test_references_that_lead_nowhere_at_the_end_are_told(hospital: Hospital) -> None:
-    """What a later line or file brings is no fault; what nobody brought is a warning, not a refusal."""
+def test_references_that_lead_nowhere_at_the_end_are_told(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a later line or file brings is no fault; what nobody brought is a warning, not a refusal.
+
+    A hundred thousand names are looked for: not on the event loop.
+    """
+    looked: list[bool] = []
+    missing = references.missing
+
+    def watched(node: Node, names: Mapping[str, int]) -> dict[str, int]:
+        looked.append(asyncio._get_running_loop() is None)
+        return missing(node, names)
+
+    monkeypatch.setattr(references, "missing", watched)
     first = ndjson(encounter("dangling-1", "dangling-later"), encounter("dangling-2", "dangling-later", "dangling-1"),
                    encounter("dangling-3", "dangling-later", "dangling-none"))
     second = ndjson(put("dangling-later"), encounter("dangling-4", "dangling-later", "dangling-none"))
@@ -211,6 +225,7 @@ def test_references_that_lead_nowhere_at_the_end_are_told(hospital: Hospital) ->
     assert (issue["severity"], issue["code"]) == ("warning", "not-found")
     assert issue["diagnostics"].startswith("Encounter/dangling-none is referred to 2 times")
     assert b"dangling-none" not in kept(hospital)
+    assert looked == [True] * 3
 
 
 def test_a_foreign_system_is_not_told_what_is_not_here(hospital: Hospital, tmp_path: Path) -> None:
