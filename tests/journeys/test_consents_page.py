@@ -145,6 +145,7 @@ def test_what_was_rewritten_since_it_was_shown_is_not_signed(hospital: Hospital,
         refused = script(browser, page, f"{CONSENTS}/{id_}/typed-data", **given, **version)
         assert refused.status_code == 409
         assert "changed since it was shown" in refused.json()["error"]
+    assert script(browser, page, f"{CONSENTS}/{id_}/signed").status_code == 422, "the kept key signs by the form alone"
     button = "Sign with the key the hospital keeps for me"
     again = browser.submit(page.form(button), button)
     assert (again.status, "changed since it was shown" in again.text) == (409, True)

@@ -17,7 +17,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.errors import Conflict, Forbidden, InputRefused, Moved, NotFound
+from gateway.errors import Conflict, Forbidden, InputRefused, Moved, NotFound, Unprocessable
 from gateway.fhir.resource import Resource, format_instant, parse
 from gateway.records import access_list, granting, read, revoking, revoking_all, write
 from gateway.records.consent_signers import end_unsigned, is_late, signers_of
@@ -134,7 +134,10 @@ def _scripts(routes: APIRouter, node: Node) -> None:
     @routes.post("/portal/consents/{id_}/signed")
     async def signed(request: Request, id_: str) -> Response:
         _, body = await asked(request)
-        await granting.sign(node, _acting(request)[0], _id(id_), _parameters(_given(body)))
+        given = _given(body)
+        if "signature" not in given:  # the kept key is asked by the form, which says what it showed
+            raise Unprocessable("send a signature", code="required", expression="signature")
+        await granting.sign(node, _acting(request)[0], _id(id_), _parameters(given))
         return JSONResponse({"next": CONSENTS})
 
     @routes.post("/portal/consents/{id_}/ended")
