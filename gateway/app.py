@@ -42,6 +42,7 @@ from gateway.records.jobs import Authority
 from gateway.records.node import Node, TypeRules
 from gateway.records.notices import Notices
 from gateway.records.paging import PageLinks
+from gateway.records.parameters import Parameters
 from gateway.records.versions import Versions
 from gateway.smart import ceremonies, lockout, logins, sessions
 from gateway.smart.clients import is_app_origin
@@ -139,10 +140,11 @@ def build_node(settings: Settings, ring: KeyRing, database: Database, *, whole: 
                "SearchParameter": TypeRules(check_write=search_parameters.check_write,
                                             check_deletion=search_parameters.check_deletion)},
         proofs=Proofs(ring=ring, blobs=blobs, custodian=deployed.custodian, chain_id=deployed.chain_id,
-                      contract=deployed.record_anchor))
+                      contract=deployed.record_anchor),
+        parameters=Parameters(database=database, extractor=extractor, definitions=definitions, ring=ring))
     if stored_parameters.words(database.reader) != extractor.kinds:
         database.transact(lambda tx: stored_parameters.settle_words(tx, extractor.kinds))
-    node.parameters.follow(node, journal.decision_seq(database.reader))
+    node.parameters.follow(journal.decision_seq(database.reader))
     return node
 
 
@@ -178,7 +180,7 @@ def authenticator(node: Node, smart: Smart) -> Callable[[str | None], Caller]:
 
     def caller(secret: str) -> Caller:
         grant, seq = tokens.lookup(database.reader, secret, now_ms())
-        node.parameters.follow(node, seq)
+        node.parameters.follow(seq)
         return Caller(grant=grant, seq=seq, again=lambda: caller(secret))
 
     return lambda header: caller(bearer(header))
@@ -190,7 +192,7 @@ def authority(node: Node, smart: Smart) -> Authority:
 
     def caller(token_id: str, *, outlives: bool) -> Caller:
         grant, seq = tokens.lookup_id(database.reader, token_id, now_ms(), work_ms=_JOB_GRANT_MS if outlives else 0)
-        node.parameters.follow(node, seq)
+        node.parameters.follow(seq)
         return Caller(grant=grant, seq=seq, again=lambda: caller(token_id, outlives=outlives))
 
     return caller

@@ -25,6 +25,7 @@ import orjson
 
 from gateway.access.bound import is_feed
 from gateway.config import origin_of
+from gateway.crypto.job_part import seal, unseal
 from gateway.errors import Forbidden, Invalid, Issue, Malformed, Unavailable
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.resource import parse
@@ -33,7 +34,7 @@ from gateway.records import references
 from gateway.records.gate import Caller
 from gateway.records.import_source import Fault, Piece
 from gateway.records.importer import BUNDLE_BYTES_MAX, Importer
-from gateway.records.jobs import Outcome, Task, seal, unseal
+from gateway.records.jobs import Outcome, Task
 from gateway.store import jobs
 
 BODY: Final = ""
@@ -136,11 +137,11 @@ async def carry_out(task: Task) -> Outcome:
                   lines: int = len(report.refusals), dangling: Mapping[str, int] = dangling) -> None:
             if dangling:  # a later input may bring it; goes with the inputs once the job is done
                 jobs.add_part(connection, task.row.pk, "input", _DANGLING, len(dangling),
-                              seal(task.node, task.row.id, _DANGLING, orjson.dumps(dangling)))
+                              seal(task.node.ring, task.row.id, _DANGLING, orjson.dumps(dangling)))
             if body:
                 place = max((part.place for part in jobs.parts(connection, task.row.pk)), default=0) + 1
                 jobs.add_part(connection, task.row.pk, "error", str(number), lines,
-                              seal(task.node, task.row.id, f"error {place}", body))
+                              seal(task.node.ring, task.row.id, f"error {place}", body))
 
         await task.advance(f"file {number + 1} of {len(inputs)}", {"done": done}, store)
     if inputs and is_feed(task.authority(task.row.token, outlives=True).grant):
@@ -157,7 +158,7 @@ async def _tell_dangling(task: Task, done: Sequence[Mapping[str, Any]]) -> None:
     def store(connection: apsw.Connection) -> None:
         place = max((part.place for part in jobs.parts(connection, task.row.pk)), default=0) + 1
         jobs.add_part(connection, task.row.pk, "error", _DANGLING, len(told),
-                      seal(node, task.row.id, f"error {place}", b"\n".join(told) + b"\n"))
+                      seal(node.ring, task.row.id, f"error {place}", b"\n".join(told) + b"\n"))
 
     await task.advance("references", {"done": list(done)}, store)
 
@@ -169,7 +170,7 @@ def _dangling(task: Task) -> list[bytes]:
         if part.type == _DANGLING and part.kind == "error":
             return []
         if part.type == _DANGLING and (body := jobs.part_body(reader, task.row.pk, part.place)) is not None:
-            found.update(orjson.loads(unseal(node, task.row.id, _DANGLING, body)))
+            found.update(orjson.loads(unseal(node.ring, task.row.id, _DANGLING, body)))
     missing = references.missing(node, found)
     told = [operation_outcome((Issue("warning", "not-found", f"{name} is referred to {count} times and is not here"),))
             for name, count in sorted(missing.items())[:_TOLD_MAX]]
@@ -234,7 +235,7 @@ async def _lines(task: Task, one: Input) -> AsyncIterator[bytes]:
         sealed = jobs.part_body(task.node.database.reader, task.row.pk, one.place)
         if sealed is None:
             raise _Broken("the file is gone")
-        for line in unseal(task.node, task.row.id, f"input {one.place}", sealed).split(b"\n"):
+        for line in unseal(task.node.ring, task.row.id, f"input {one.place}", sealed).split(b"\n"):
             yield line
         return
     if not allowed(one.url, task.node.settings.import_sources):  # the list may have changed since it was asked for

@@ -21,9 +21,10 @@ from gateway import audit
 from gateway.access.marks import WITHHELD, tag
 from gateway.access.roles import policy
 from gateway.audit import AuditEntry
+from gateway.crypto import job_part
 from gateway.errors import BadSearch, Conflict, Forbidden, KeyDestroyed, Moved, Throttled, Unprocessable
 from gateway.fhir.resource import Resource, format_instant, parse
-from gateway.records import addresses, drafting, jobs, read, write
+from gateway.records import addresses, drafting, read, write
 from gateway.records.consent_standing import may
 from gateway.records.gate import Caller
 from gateway.records.node import Hook, Node, TypeRules, still
@@ -71,7 +72,7 @@ async def request_access(node: Node, caller: Caller, wanted: Wanted) -> None:
     if wanted.grantee not in grant.grantees:
         raise Forbidden("access is asked for oneself, one's organisation or one's app")
     id_ = secrets.token_hex(16)
-    body = jobs.seal(node, id_, "access request", orjson.dumps({
+    body = job_part.seal(node.ring, id_, "access request", orjson.dumps({
         "identifier": wanted.identifier, "grantee": wanted.grantee, "purposes": wanted.purposes, "types": wanted.types,
         "reason": wanted.reason, "client": grant.client_id, "user": grant.user, "role": grant.role,
         "purpose": grant.purpose, "operator": grant.minted_by_operator}))
@@ -98,14 +99,14 @@ def deliver(node: Node) -> int:
         "SELECT pk, id, requester, asked_ms, body FROM access_request WHERE body IS NOT NULL ORDER BY pk LIMIT ?",
         (_AT_ONCE,)).fetchall()
     if waiting:
-        node.parameters.follow(node, journal.decision_seq(node.database.reader))
+        node.parameters.follow(journal.decision_seq(node.database.reader))
     for pk, id_, requester, asked_ms, body in waiting:
         _deliver(node, int(pk), str(id_), int(requester), int(asked_ms), bytes(body))
     return len(waiting)
 
 
 def _deliver(node: Node, pk: int, id_: str, requester: int, asked_ms: int, body: bytes) -> None:
-    asked: dict[str, Any] = orjson.loads(jobs.unseal(node, id_, "access request", body))
+    asked: dict[str, Any] = orjson.loads(job_part.unseal(node.ring, id_, "access request", body))
     connection, generation = node.database.reader, node.parameters.generation
     row = _named(node, connection, tuple(asked["identifier"]))
     patient = None if row is None else row.id

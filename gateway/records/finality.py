@@ -53,7 +53,7 @@ def show_finality(node: Node) -> int:
     was revoked on chain, and of one whose grant the chain refused a version that says why and, as every version, can be
     signed; how many. Each Consent is one transaction."""
     changed = 0
-    node.parameters.follow(node, journal.decision_seq(node.database.reader))
+    node.parameters.follow(journal.decision_seq(node.database.reader))
     due = node.database.reader.execute(
         "SELECT DISTINCT consent, state FROM provision WHERE state<>'pending' AND shown<>state "
         "AND shown<>?", (_OVER,)).fetchall()

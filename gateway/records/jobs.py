@@ -1,7 +1,8 @@
 """Long work beside its request: asked for by one caller, carried out by a runner, fetched by the same caller.
 
-Owns whose job it is, what of it is sealed, and the runner that carries jobs out under leases; refuses to show a job to
-anyone but its owner (absent and another's look the same) and to carry out what its token no longer stands for.
+Owns whose job it is, what of it is sealed (``crypto/job_part.py``), and the runner that carries jobs out under leases;
+refuses to show a job to anyone but its owner (absent and another's look the same) and to carry out what its token no
+longer stands for.
 https://hl7.org/fhir/R4/async.html
 """
 
@@ -9,28 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import apsw
 import orjson
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway import audit
-from gateway.errors import BlockCorrupt, GatewayError, InputRefused, Issue, NotFound, Throttled, Unavailable
+from gateway.crypto.job_part import seal, unseal
+from gateway.errors import GatewayError, InputRefused, Issue, NotFound, Throttled, Unavailable
 from gateway.fhir.outcome import operation_outcome
 from gateway.records.gate import Caller
+from gateway.records.node import Node
 from gateway.store import jobs
 from gateway.store.jobs import ATTEMPTS_MAX, HEARTBEAT_S, JobRow, Kind, LeaseLost
 from gateway.store.sql import now_ms
-
-if TYPE_CHECKING:
-    from gateway.records.node import Node
 
 LOG = logging.getLogger("gateway.jobs")
 T = TypeVar("T")
@@ -74,7 +71,7 @@ class Task:
     @property
     def request(self) -> dict[str, Any]:  # Any: JSON, as its own kind wrote it
         """What was asked for."""
-        found: dict[str, Any] = orjson.loads(unseal(self.node, self.row.id, "request", self.row.request))
+        found: dict[str, Any] = orjson.loads(unseal(self.node.ring, self.row.id, "request", self.row.request))
         return found
 
     @property
@@ -100,33 +97,13 @@ class Task:
 Work = Callable[[Task], Awaitable[Outcome]]
 
 
-def seal(node: Node, id_: str, part: str, body: bytes) -> bytes:
-    """Seal a piece of a job, bound to its place."""
-    nonce = os.urandom(12)
-    return nonce + AESGCM(node.ring.secret("job")).encrypt(nonce, body, _place(id_, part))
-
-
-def unseal(node: Node, id_: str, part: str, sealed: bytes) -> bytes:
-    """The piece. Raises BlockCorrupt."""
-    for key in node.ring.secrets("job"):
-        try:
-            return AESGCM(key).decrypt(sealed[:12], sealed[12:], _place(id_, part))
-        except InvalidTag:
-            continue
-    raise BlockCorrupt("a piece of a job does not open")
-
-
-def _place(id_: str, part: str) -> bytes:
-    return f"gateway job 1 {id_} {part}".encode()
-
-
 async def ask(node: Node, caller: Caller, kind: Kind, request: Mapping[str, Any], *, what: str,
               inputs: Sequence[tuple[str, bytes]] = ()) -> str:
     """Queue a job for the caller; its id. ``inputs``: (type, bytes) to keep sealed for it. Raises Throttled."""
     id_ = secrets.token_hex(16)
     grant = caller.grant
-    sealed = seal(node, id_, "request", orjson.dumps(request))
-    kept = [(type_, seal(node, id_, f"input {place}", body)) for place, (type_, body) in enumerate(inputs, 1)]
+    sealed = seal(node.ring, id_, "request", orjson.dumps(request))
+    kept = [(type_, seal(node.ring, id_, f"input {place}", body)) for place, (type_, body) in enumerate(inputs, 1)]
     rows = node.gate.entries(caller, "s", f"{kind}-asked", None, what=(what,), patients=(), outcome="0")
 
     def work(connection: apsw.Connection) -> None:
@@ -237,7 +214,7 @@ class Runner:
 
     def _finish(self, connection: apsw.Connection, row: JobRow, outcome: Outcome) -> None:
         jobs.finish(connection, row.pk, self._name, outcome.state, decision_seq=outcome.decision_seq,
-                    outcome=None if outcome.body is None else seal(self._node, row.id, "outcome", outcome.body))
+                    outcome=None if outcome.body is None else seal(self._node.ring, row.id, "outcome", outcome.body))
         if row.kind == "import":
             jobs.drop_parts(connection, row.pk, "input")
         LOG.info("job ended", extra={"kind": row.kind, "state": outcome.state})

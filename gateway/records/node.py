@@ -27,7 +27,7 @@ from gateway.ledger.receipts import Proofs
 from gateway.records import addresses
 from gateway.records.gate import Caller, Gate
 from gateway.records.paging import PageLinks
-from gateway.records.search_parameters import Parameters
+from gateway.records.parameters import Parameters
 from gateway.records.versions import Versions
 from gateway.store import journal
 from gateway.store.index import Index
@@ -76,7 +76,7 @@ class Node:
     domain: Domain
     rules: Mapping[str, TypeRules]
     proofs: Proofs
-    parameters: Parameters = field(default_factory=Parameters)
+    parameters: Parameters
     library: Library = field(default_factory=Library)
     codes: Codes | None = None
     """What ``:in`` and ``:below`` are answered from, where one caller's search has gathered it."""

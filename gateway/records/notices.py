@@ -100,7 +100,7 @@ def step(node: Node) -> int:
     over = [_Open(*row) for row in found]  # type: ignore[arg-type]  # columns as declared
     if not due and not over:
         return 0
-    node.parameters.follow(node, journal.decision_seq(connection))
+    node.parameters.follow(journal.decision_seq(connection))
     try:
         return _tell(node, connection, due) if due else _finish(node, connection, over)
     except Conflict:

@@ -10,19 +10,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import apsw
 
 from gateway.errors import BlobUnavailable, IntegrityBroken, KeyDestroyed
 from gateway.fhir.resource import parse
+from gateway.records.node import Node
 from gateway.store import index_upkeep as upkeep
 from gateway.store import search_parameters
 from gateway.store.journal import IndexRows, VersionRow
 from gateway.store.sql import now_ms
-
-if TYPE_CHECKING:
-    from gateway.records.node import Node
 
 SLICE: Final = 200
 """Versions opened and replaced at once: a writer waits for as many at most."""

@@ -1,118 +1,40 @@
-"""SearchParameter resources at work: the rules of their type, every process's plans, and the passes over the index.
+"""SearchParameter resources at work: the rules of their type, and the passes over the index.
 
-Owns who may bring one, when a process learns of it, and the job that makes the index hold what it finds; refuses to
-search by one until then, so that a part is never taken for the whole. A parameter only finds: what is found is decided
-like any match. https://hl7.org/fhir/R4/searchparameter.html
+Owns who may bring one, and the job that makes the index hold what it finds; refuses whoever does not administer this
+hospital. A process learns of one in ``parameters.py``. A parameter only finds: what is found is decided like any match.
+https://hl7.org/fhir/R4/searchparameter.html
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import secrets
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import apsw
 import orjson
 
 from gateway.access.bound import is_feed
-from gateway.errors import BlobUnavailable, Forbidden, GatewayError
+from gateway.crypto import job_part
+from gateway.errors import BlobUnavailable, Forbidden
 from gateway.fhir import search_custom
-from gateway.fhir.resource import Resource, parse, serialise
-from gateway.fhir.search_custom import Custom
-from gateway.fhir.search_plan import OPENED, Plan
+from gateway.fhir.resource import Resource, serialise
 from gateway.records import jobs, reindexing
 from gateway.records.gate import Caller
+from gateway.records.jobs import Outcome, Task
+from gateway.records.node import Hook, Node
 from gateway.store import index_upkeep as upkeep
 from gateway.store import jobs as stored_jobs
 from gateway.store import journal
 from gateway.store import search_parameters as stored
 from gateway.store.journal import VersionRow
-from gateway.store.search_parameters import ParameterRow
 from gateway.store.sql import now_ms
 
-if TYPE_CHECKING:
-    from gateway.records.jobs import Outcome, Task
-    from gateway.records.node import Hook, Node
-
-LOG = logging.getLogger("gateway.search")
 SLICE: Final = 50
 """Versions in one transaction of a pass: other writers wait for no more."""
 _KEPT_MS: Final = 30 * 86_400_000
 """How long a pass may wait and be looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class InUse:
-    """One parameter as this process knows it."""
-
-    id: str
-    made: int
-    ready: bool
-    custom: Custom
-
-
-@dataclass(slots=True)
-class Parameters:
-    """What one process has adopted; ``generation`` is the one its plans are of."""
-
-    generation: int = 0
-    known: tuple[InUse, ...] = ()
-    _seen: int = -1
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def follow(self, node: Node, seq: int) -> None:
-        """Be at least as new as ``decision_seq`` says; costs a comparison where nothing moved."""
-        if seq != self._seen:
-            with self._lock:
-                self._read(node, node.database.reader)
-
-    def _read(self, node: Node, connection: apsw.Connection) -> None:
-        """All of one moment; of the moment of a snapshot, where this thread holds one."""
-        within = contextlib.nullcontext(connection) if connection.in_transaction else node.database.snapshot()
-        with within:
-            seen, now = journal.decision_seq(connection), stored.generation(connection)
-            if now != self.generation:
-                worded = node.extractor.plans.worded
-                held = stored.words(connection) & node.extractor.kinds
-                worded -= worded - held
-                worded |= held & OPENED
-                lacking = node.extractor.plans.lacking
-                lacking |= node.extractor.kinds - held
-                lacking -= held
-                self._adopt(node, now, stored.rows(connection))
-        self._seen = seen
-
-    def _adopt(self, node: Node, now: int, rows: Sequence[ParameterRow]) -> None:
-        before = {(one.id, one.made): one for one in self.known}
-        found = []
-        for row in rows:
-            known = before.get((row.id, row.made))
-            try:
-                custom = known.custom if known is not None else search_custom.read(
-                    node.definitions, parse(jobs.unseal(node, row.id, "search parameter", row.body)))
-            except GatewayError:
-                # Without it a search by it is refused; raising here would refuse every request there is.
-                LOG.exception("a search parameter cannot be used")
-                continue
-            found.append(InUse(row.id, row.made, row.ready, custom))
-        plans: dict[str, dict[str, Plan]] = {}
-        for one in found:
-            for type_, plan in one.custom.plans.items():
-                plans.setdefault(type_, {})[one.custom.code] = plan if one.ready else replace(
-                    plan, pending=True, refused=f"{one.custom.code} is still being indexed")
-        node.extractor.plans.adopt(plans)
-        self.known = tuple(found)
-        self.generation = now
-
-    @property
-    def whole(self) -> bool:
-        """Whether the index holds what every parameter finds."""
-        return all(one.ready for one in self.known)
 
 
 def may_administer(caller: Caller) -> bool:
@@ -130,10 +52,10 @@ def check_write(node: Node, caller: Caller, old: Resource | None, new: Resource)
     custom = search_custom.read(node.definitions, new)
     if not custom.plans:
         return _dropping(id_)
-    body = jobs.seal(node, id_, "search parameter", serialise(new))
+    body = job_part.seal(node.ring, id_, "search parameter", serialise(new))
     codes = [node.index.category(f"search parameter {type_}.{custom.code}") for type_ in custom.plans]
     job = secrets.token_hex(16)
-    request = jobs.seal(node, job, "request", orjson.dumps({"types": None}))
+    request = job_part.seal(node.ring, job, "request", orjson.dumps({"types": None}))
     keys = {plan.key for plan in custom.plans.values()}
     as_before = any(one.id == id_ and one.ready and keys <= {plan.key for plan in one.custom.plans.values()}
                     for one in node.parameters.known)
@@ -180,7 +102,7 @@ async def carry_out(task: Task) -> Outcome:
     node = task.node
     cursor = task.cursor or await asyncio.to_thread(_begun, task)
     while True:
-        node.parameters.follow(node, journal.decision_seq(node.database.reader))
+        node.parameters.follow(journal.decision_seq(node.database.reader))
         rows, made = await asyncio.to_thread(_slice, node, cursor)
         if rows:
             cursor = {**cursor, "after": rows[-1].seq, "done": cursor["done"] + len(rows)}
@@ -200,14 +122,14 @@ async def carry_out(task: Task) -> Outcome:
             stored.settle_words(connection, node.extractor.kinds, whole=True)
 
     await task.advance(f"{cursor['done']} resources", cursor, end)
-    node.parameters.follow(node, journal.decision_seq(node.database.reader))
-    return jobs.Outcome("done", orjson.dumps({"resourceType": "Parameters", "parameter": [
+    node.parameters.follow(journal.decision_seq(node.database.reader))
+    return Outcome("done", orjson.dumps({"resourceType": "Parameters", "parameter": [
         {"name": "reindexed", "valueInteger": cursor["done"]}]}))
 
 
 def _begun(task: Task) -> dict[str, Any]:  # Any: JSON
     node, connection = task.node, task.node.database.reader
-    node.parameters.follow(node, journal.decision_seq(connection))
+    node.parameters.follow(journal.decision_seq(connection))
     asked: list[str] | None = task.request["types"]
     if asked is None:  # of what waits to be found
         types: list[str] | None = sorted({type_ for one in node.parameters.known if not one.ready

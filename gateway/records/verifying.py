@@ -66,7 +66,7 @@ def _records(node: Node, connection: apsw.Connection, after: int, head: int) -> 
     to = head if len(rows) < _AT_ONCE else rows[-1].seq
     if not rows and to - after < _AT_ONCE:
         return 0  # a short way is walked again rather than written down
-    node.parameters.follow(node, journal.decision_seq(connection))
+    node.parameters.follow(journal.decision_seq(connection))
     generation = node.parameters.generation
     made = [(row, _tasks_for(node, connection, row)) for row in rows]
 
@@ -151,7 +151,7 @@ def _accounts(node: Node, connection: apsw.Connection) -> int:
         "l.state IS NOT 'waiting' LIMIT ?", (_AT_ONCE,)).fetchall()
     if not fresh and not over:
         return 0
-    node.parameters.follow(node, journal.decision_seq(connection))
+    node.parameters.follow(journal.decision_seq(connection))
     generation = node.parameters.generation
     made: list[tuple[str, str, NewVersion, bool]] = []
     for (waiting,) in fresh:

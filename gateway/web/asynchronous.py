@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from gateway.audit import Disclosure
+from gateway.crypto import job_part
 from gateway.errors import Issue, Moved, NotFound
 from gateway.fhir.outcome import operation_outcome
 from gateway.fhir.resource import format_instant, parse, serialise
@@ -113,7 +114,7 @@ def carrying_out(door: Door) -> Work:
 
 def _body(task: Task) -> bytes:
     sealed = stored.part_body(task.node.database.reader, task.row.pk, 1)
-    return b"" if sealed is None else jobs.unseal(task.node, task.row.id, "input 1", sealed)
+    return b"" if sealed is None else job_part.unseal(task.node.ring, task.row.id, "input 1", sealed)
 
 
 def _kept(answer: Answer) -> bytes:
@@ -129,11 +130,11 @@ async def poll(door: Door, ask: Ask) -> Answer:
         return Answer(202, headers={"X-Progress": row.progress or row.state, "Retry-After": _RETRY_S})
     if row.outcome is None:
         return Answer(500, operation_outcome((Issue("fatal", "exception", "the job ended without a word"),)))
-    outcome = await asyncio.to_thread(jobs.unseal, node, row.id, "outcome", row.outcome)
+    outcome = await asyncio.to_thread(job_part.unseal, node.ring, row.id, "outcome", row.outcome)
     headers = {"Expires": Answer(200, updated_ms=row.expires_ms).last_modified or ""}
     if row.state == "failed":
         return Answer(500, outcome, headers)
-    request: dict[str, Any] = orjson.loads(jobs.unseal(node, row.id, "request", row.request))  # Any: JSON
+    request: dict[str, Any] = orjson.loads(job_part.unseal(node.ring, row.id, "request", row.request))  # Any: JSON
     if row.kind == "reindex":
         return Answer(200, outcome, headers)
     place = f"{door.base}/{PLACE}/{row.id}"
@@ -200,9 +201,10 @@ async def fetch(door: Door, ask: Ask) -> Answer:
                        if part.place == place and part.kind == "error"), None)
         if sealed is None:
             raise NotFound("there is no such file")
-        return Answer(200, await asyncio.to_thread(jobs.unseal, node, row.id, f"error {place}", sealed), {}, NDJSON)
+        errors = await asyncio.to_thread(job_part.unseal, node.ring, row.id, f"error {place}", sealed)
+        return Answer(200, errors, {}, NDJSON)
     export.exportable(node, ask.caller.grant, None)
-    request = export.Request.of(orjson.loads(jobs.unseal(node, row.id, "request", row.request)))
+    request = export.Request.of(orjson.loads(job_part.unseal(node.ring, row.id, "request", row.request)))
     lines = await export.deliver(node, ask.caller, row, place, _elements(door, request))
     return Answer(200, stream=lines, media_type=NDJSON)
 

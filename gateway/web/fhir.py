@@ -173,7 +173,7 @@ class FhirDoor:
     async def _statement(self) -> Answer:
         """The statement, made anew after search parameters came or went."""
         node = self._door.node
-        node.parameters.follow(node, journal.decision_seq(node.database.reader))
+        node.parameters.follow(journal.decision_seq(node.database.reader))
         now = node.parameters.generation
         if now != self._stated:
             self._capabilities = await asyncio.to_thread(_capabilities, node, self._oauth_urls)
