@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
-import orjson
 
 from gateway.access.decision import Decision, Deny
 from gateway.audit import Disclosure, SealedRow
@@ -24,6 +23,7 @@ from gateway.records import pace
 from gateway.records.gate import Caller, Viewing
 from gateway.records.node import Node
 from gateway.records.pace import Elsewhere, Pace
+from gateway.records.searchset import spliced
 from gateway.store import journal
 from gateway.store.index import Cursor, Match
 from gateway.store.journal import VersionRow
@@ -184,8 +184,5 @@ def searchset(node: Node, links: Sequence[Mapping[str, str]], entries: Iterable[
         head["total"] = total
     if links:
         head["link"] = list(links)
-    base = node.settings.base_url
-    parts = [b'{"fullUrl":"%s/%s","resource":%s,"search":%s}' % (
-        base.encode(), one.found.reference.encode(), one.stored, search) for one, search in entries]
-    body = orjson.dumps(head)
-    return b'%s,"entry":[%s]}' % (body[:-1], b",".join(parts)) if parts else body
+    return spliced(node.settings.base_url, head, (
+        (one.found.reference, one.stored, search) for one, search in entries))

@@ -5,7 +5,7 @@ Owns the Bundle's links, total and modes; refuses nothing. https://hl7.org/fhir/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -35,15 +35,23 @@ def searchset(base: str, links: Sequence[tuple[str, str]], matches: Sequence[tup
     if total is not None:
         head["total"] = total
     head["link"] = [{"relation": relation, "url": url} for relation, url in links]
-    root = base.encode()
-    entries = [b'{"fullUrl":"%s/%s","resource":%s,"search":{"mode":"match"}}' % (root, place.encode(), stored)
-               for place, stored in matches]
-    entries += [b'{"fullUrl":"%s/%s","resource":%s,"search":{"mode":"include"}}' % (root, place.encode(), stored)
-                for place, stored in included]
+    entries = [(place, stored, b'{"mode":"match"}') for place, stored in matches]
+    entries += [(place, stored, b'{"mode":"include"}') for place, stored in included]
     if issues:
-        entries.append(b'{"resource":%s,"search":{"mode":"outcome"}}' % operation_outcome(tuple(issues)))
-    body = orjson.dumps(head)
-    return b'%s,"entry":[%s]}' % (body[:-1], b",".join(entries)) if entries else body
+        entries.append(("", operation_outcome(tuple(issues)), b'{"mode":"outcome"}'))
+    return spliced(base, head, entries)
+
+
+def spliced(base: str, head: Mapping[str, object], entries: Iterable[tuple[str, bytes, bytes]]) -> bytes:
+    """A Bundle of (its place below the base or none, JSON, the JSON of its ``search``): all is copied once, for a page
+    may hold many megabytes, and the event loop waits for the copy."""
+    parts, before = [orjson.dumps(head)[:-1]], b',"entry":[{'
+    for place, stored, search in entries:
+        parts += (before, f'"fullUrl":"{base}/{place}",'.encode() if place else b"", b'"resource":', stored,
+                  b',"search":', search)
+        before = b"},{"
+    parts.append(b"}" if len(parts) == 1 else b"}]}")
+    return b"".join(parts)
 
 
 def _url(base: str, path: str) -> str:
