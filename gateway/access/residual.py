@@ -3,7 +3,8 @@
 Owns the wording of provisions as ``forbid`` and ``permit``. There a permit overrides a forbid, no forbid means allowed,
 and labels, a data period and named records are all that can be said; so what cannot be said is left out of a permit's
 place and out of a forbid's conditions: the residual may let through less than this server does, never more. Read as the
-provisions are: a permit's labels are all a resource may carry, and undated data is within any forbid's period.
+provisions are: a permit's labels are all a resource may carry, and undated data is within any forbid's period. What it
+has no words for, a label unknown here and the types that no grant opens, who reads it withholds without being told.
 https://profiles.ihe.net/ITI/PCF/other.html#updates-to-iti-71
 """
 

@@ -1,4 +1,5 @@
-"""What is told of a token to other resource servers lets through nothing that is not let through here. IHE PCF."""
+"""What is told of a token to other resource servers lets through nothing that is not let through here, of types a grant
+opens and labels that are known: PCF has no words for others. IHE PCF."""
 
 from __future__ import annotations
 
