@@ -206,13 +206,3 @@ def set_state_of_grant(connection: apsw.Connection, grant_id: bytes, state: Stat
     if moved:
         journal.bump_decision_seq(connection)
     return moved
-
-
-def revoke_all(connection: apsw.Connection, address: str) -> int:
-    """Every live permit signed by this patient address is revoked; how many were."""
-    connection.execute(
-        "UPDATE provision SET state='revoked' WHERE address=? AND permit=1 AND state<>'revoked'", (address,))
-    moved = connection.changes()
-    if moved:
-        journal.bump_decision_seq(connection)
-    return moved
