@@ -5,9 +5,8 @@ from __future__ import annotations
 from gateway.records import access_list
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import refused
-from gateway.web.routes import Route
 
 _PATIENT = frozenset({"Patient"})
 _HOLDERS = frozenset({"Practitioner", "Organization", "Device", "RelatedPerson"})

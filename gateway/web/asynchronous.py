@@ -1,8 +1,7 @@
-"""``Prefer: respond-async``: a request carried out by a job, and where every job is polled, fetched and ended.
+"""A request carried out by a job (``deferral.py``), and where every job is polled, fetched and ended.
 
-Owns which interactions may be asked for so, what is kept of the request, and the answer; refuses to deliver what was
-decided before a revocation: a reading is done again, and a write's answer leaves without the resources.
-https://hl7.org/fhir/R4/async.html, https://www.rfc-editor.org/rfc/rfc7240#section-4.1
+Owns the answer; refuses to deliver what was decided before a revocation: a reading is done again, and a write's answer
+leaves without the resources. https://hl7.org/fhir/R4/async.html
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 
@@ -31,52 +30,11 @@ from gateway.store import jobs as stored
 from gateway.store import journal
 from gateway.store.jobs import JobRow
 from gateway.web.ask import Ask
+from gateway.web.deferral import PLACE, RETRY_S
+from gateway.web.door import Door, Route
 from gateway.web.errors import refusal
-from gateway.web.routes import Route
 
-if TYPE_CHECKING:
-    from gateway.web.door import Door
-
-PLACE: Final = "_jobs"
-PREFERENCE: Final = "respond-async"
 NDJSON: Final = "application/fhir+ndjson"
-_OWN: Final = frozenset({"export", "import", "reindex"})
-_OFFERED: Final = frozenset({"transaction", "batch", "search-type", "search-system", "search-compartment",
-                             "history-instance", "history-type", "history-system"})
-_HEADERS: Final = ("accept", "content-type", "prefer", "if-match", "if-none-match", "if-none-exist",
-                   "if-modified-since")
-_RETRY_S: Final = "1"
-
-
-def wanted(route: Route, ask: Ask) -> bool:
-    """Whether this request is one for a job: searches, histories, bundles and operations, where preferred."""
-    return PREFERENCE in ask.headers.get("prefer", "") and ask.preference(PREFERENCE) is not None and (
-        route.name in _OFFERED or (route.kind == "operation" and route.name not in _OWN))
-
-
-async def accept(door: Door, route: Route, ask: Ask) -> Answer:
-    """Queue the request. Raises TooLarge, Throttled."""
-    body = b"" if ask.method in ("GET", "HEAD", "DELETE") else await ask.read_body()
-    headers = {name: ask.headers[name] for name in _HEADERS if name in ask.headers}
-    headers["prefer"] = ",".join(part for part in headers["prefer"].split(",") if PREFERENCE not in part)
-    reading = ask.method in ("GET", "HEAD") or route.name.startswith("search-")
-    id_ = await jobs.ask(door.node, ask.caller, "request", {
-        "url": url(door, ask), "method": ask.method, "parts": ask.parts, "query": ask.query, "headers": headers,
-        "reading": reading, "holder": ask.caller.holder}, what=route.name, inputs=[("request", body)])
-    return accepted(door, id_, applied=True)
-
-
-def accepted(door: Door, id_: str, *, applied: bool = False) -> Answer:
-    """202 with the place to poll."""
-    headers = {"Content-Location": f"{door.base}/{PLACE}/{id_}", "Retry-After": _RETRY_S}
-    if applied:
-        headers["Preference-Applied"] = PREFERENCE
-    return Answer(202, headers=headers)
-
-
-def url(door: Door, ask: Ask) -> str:
-    """The request's own URL."""
-    return f"{door.base}/{'/'.join(ask.parts)}".rstrip("/") + (f"?{ask.query}" if ask.query else "")
 
 
 def runner(door: Door, authority: jobs.Authority) -> Runner:
@@ -127,7 +85,7 @@ async def poll(door: Door, ask: Ask) -> Answer:
     """GET of a job: 202 while it goes on, then what it came to."""
     node, row = door.node, jobs.owned(door.node, ask.caller, ask.parts[1])
     if row.state in ("queued", "running"):
-        return Answer(202, headers={"X-Progress": row.progress or row.state, "Retry-After": _RETRY_S})
+        return Answer(202, headers={"X-Progress": row.progress or row.state, "Retry-After": RETRY_S})
     if row.outcome is None:
         return Answer(500, operation_outcome((Issue("fatal", "exception", "the job ended without a word"),)))
     outcome = await asyncio.to_thread(job_part.unseal, node.ring, row.id, "outcome", row.outcome)
@@ -163,7 +121,7 @@ async def _delivered(door: Door, caller: Caller, row: JobRow, request: Mapping[s
     except Moved:
         if request["reading"]:
             await node.commits.commit(lambda tx: stored.restart(tx, row.pk))
-            return Answer(202, headers={"X-Progress": "queued again", "Retry-After": _RETRY_S})
+            return Answer(202, headers={"X-Progress": "queued again", "Retry-After": RETRY_S})
         answer = replace(answer, body=_without_resources(answer))
         await node.disclosures.join(Disclosure(journal.decision_seq(node.database.reader), entries))
     bundle = b'{"resourceType":"Bundle","type":"batch-response","entry":[%s]}' % response_entry(answer)

@@ -20,11 +20,10 @@ from gateway.records.answer import Answer
 from gateway.records.bulk_import import Input as Source
 from gateway.records.export import Level
 from gateway.store.sql import now_ms
-from gateway.web import asynchronous
+from gateway.web import deferral
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, Inputs, inputs, refused
-from gateway.web.routes import Route
 
 _EXPORT: Final = {
     "_outputFormat": Input("string"), "_since": Input("instant"), "_type": Input("string", many=True),
@@ -77,17 +76,17 @@ async def _export(door: Door, ask: Ask, level: Level) -> Answer:
         await read.read(door.node, ask.caller, "Group", ask.id)
     elements = _elements(door, given, found)
     request = export.Request(
-        url=asynchronous.url(door, ask), level=level, time_ms=now_ms() - export.OVERLAP_MS, types=found,
+        url=deferral.url(door.node.settings, ask), level=level, time_ms=now_ms() - export.OVERLAP_MS, types=found,
         group=ask.id if level == "group" else None, since_ms=_since(given), filters=filters,
         elements=elements, holder=ask.caller.holder,
         patients=_patients(door, given) if "patient" in given.values else None,
         ignored=tuple(f"$export does not take {name[:64]!r}" for name, _ in ask.pairs if name not in table))
     id_ = await jobs.ask(door.node, ask.caller, "export", request.json(), what=f"{level} export")
-    return asynchronous.accepted(door, id_)
+    return deferral.accepted(door.node.settings, id_)
 
 
 def _require_async(ask: Ask, operation: str) -> None:
-    if ask.preference(asynchronous.PREFERENCE) is None:
+    if ask.preference(deferral.PREFERENCE) is None:
         raise BadSearch(f"${operation} is carried out in the background alone: send Prefer: respond-async",
                         code="not-supported", expression="http.Prefer")
 
@@ -188,9 +187,9 @@ async def import_(door: Door, ask: Ask) -> Answer:
         raise UnsupportedMedia("$import takes Parameters, application/fhir+ndjson or multipart/form-data",
                                code="not-supported", expression="http.Content-Type")
     id_ = await jobs.ask(door.node, ask.caller, "import", {
-        "url": asynchronous.url(door, ask), "inputs": [one.json() for one in sources]}, what="import",
+        "url": deferral.url(door.node.settings, ask), "inputs": [one.json() for one in sources]}, what="import",
         inputs=[("Resource", body) for body in bodies])
-    return asynchronous.accepted(door, id_)
+    return deferral.accepted(door.node.settings, id_)
 
 
 def _sources(door: Door, body: dict[str, Any]) -> list[Source]:

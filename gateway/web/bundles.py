@@ -15,10 +15,9 @@ from gateway.records import aside, transaction
 from gateway.records.answer import FHIR_JSON, Answer
 from gateway.records.gate import Caller
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.errors import refusal
 from gateway.web.preferences import as_preferred
-from gateway.web.routes import Route
 
 
 async def process(door: Door, ask: Ask) -> Answer:

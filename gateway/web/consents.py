@@ -7,9 +7,8 @@ from gateway.errors import NotFound
 from gateway.records import granting, receipts, revoking, revoking_all
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.interactions import version_id
-from gateway.web.routes import Route
 
 _CONSENT = frozenset({"Consent"})
 _PATIENT = frozenset({"Patient"})

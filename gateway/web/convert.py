@@ -12,8 +12,7 @@ from gateway.errors import BadSearch, Malformed
 from gateway.fhir.resource import Resource, serialise
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
-from gateway.web.routes import Route
+from gateway.web.door import Door, Route
 
 
 async def convert(door: Door, ask: Ask) -> Answer:

@@ -8,9 +8,8 @@ from gateway.records import directory
 from gateway.records.answer import Answer
 from gateway.records.directory import Wanted
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, inputs, refused
-from gateway.web.routes import Route
 
 _PATIENT = frozenset({"Patient"})
 _TASK = frozenset({"Task"})

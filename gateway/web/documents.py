@@ -11,9 +11,8 @@ from gateway.records import docref as references
 from gateway.records import summary as records
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, inputs, refused
-from gateway.web.routes import Route
 
 _SUMMARY = {"profile": Input("canonical")}
 _BY_IDENTIFIER = {**_SUMMARY, "identifier": Input("string", required=True)}

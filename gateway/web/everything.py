@@ -9,9 +9,8 @@ from gateway.access.period import MAX_MS, MIN_MS
 from gateway.records import everything as records
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, Inputs, inputs, refused
-from gateway.web.routes import Route
 
 _PAGED = {"_since": Input("instant"), "_type": Input("code", many=True), "_count": Input("integer"),
           records.PAGE: Input("string")}

@@ -36,6 +36,7 @@ from gateway.web import (
     bundles,
     clinical,
     consents,
+    deferral,
     directory,
     histories,
     interactions,
@@ -51,13 +52,12 @@ from gateway.web.ask import Ask
 from gateway.web.compression import LEAST_BYTES, coding, deflated, inflated
 from gateway.web.cors import Cors
 from gateway.web.deadlines import Deadlines
-from gateway.web.door import Door
+from gateway.web.door import Door, Route, Routes
 from gateway.web.errors import refusal
 from gateway.web.formats import MEDIA_TYPES, PLAIN, THREAD_BYTES, Form, asks_for_fhir, rendered, wanted
 from gateway.web.headers import NO_STORE, POLICY, Header, of_fhir
 from gateway.web.limits import Limits
 from gateway.web.preferences import unless_known
-from gateway.web.routes import Route, Routes
 
 LOG = logging.getLogger("gateway.request")
 Authenticate = Callable[[str | None], Caller]
@@ -110,7 +110,7 @@ class FhirDoor:
                 query = scope["query_string"].decode("latin-1")
                 parts = _parts(scope)
                 native = parts[:1] == ("Binary",) and len(parts) in (2, 4) and not asks_for_fhir(query, headers)
-                lines = len(parts) == 4 and parts[0] == asynchronous.PLACE
+                lines = len(parts) == 4 and parts[0] == deferral.PLACE
                 form = PLAIN if native or lines else wanted(query, headers)
                 name, answer, controls = await self._answer(scope, receive, parts, query, headers)
                 if controls:

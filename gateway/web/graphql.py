@@ -13,8 +13,7 @@ from gateway.fhir.resource import parse_json
 from gateway.records import graphql as records
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
-from gateway.web.routes import Route
+from gateway.web.door import Door, Route
 
 _KNOWN: Final = frozenset({"query", "operationName", "variables"})
 _JSON: Final = "application/json; charset=utf-8"

@@ -26,8 +26,7 @@ from gateway.store.journal import Window
 from gateway.store.sql import now_ms
 from gateway.web import subsets
 from gateway.web.ask import Ask
-from gateway.web.door import Door
-from gateway.web.routes import Route
+from gateway.web.door import Door, Route
 
 _PAGE: Final = 20
 _CUTS: Final = ("_summary", "_elements")

@@ -16,8 +16,7 @@ from gateway.records.answer import Answer, version_answer
 from gateway.records.patching import JSON_PATCH, Patch
 from gateway.web import subsets
 from gateway.web.ask import Ask
-from gateway.web.door import Door
-from gateway.web.routes import Route
+from gateway.web.door import Door, Route
 
 _NO_SUCH_VERSION = 0
 """Version ids begin at 1: what no id can be is answered as what is not there."""

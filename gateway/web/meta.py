@@ -7,10 +7,9 @@ from typing import cast
 from gateway.records import meta as records
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.interactions import version_id
 from gateway.web.operations import Input, inputs
-from gateway.web.routes import Route
 
 _URL = "http://hl7.org/fhir/OperationDefinition/Resource-"
 

@@ -12,9 +12,8 @@ from gateway.records import lastn as records
 from gateway.records.answer import Answer
 from gateway.store.sql import now_ms
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, Inputs, inputs, refused
-from gateway.web.routes import Route
 
 _LASTN = {"max": Input("positiveInt")}
 _STATS = {

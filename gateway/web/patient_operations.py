@@ -9,9 +9,8 @@ from gateway.records.answer import Answer
 from gateway.records.gate import Caller
 from gateway.records.summary import patient_by
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, Inputs, inputs, refused
-from gateway.web.routes import Route
 
 _URL = "http://hl7.org/fhir/OperationDefinition/"
 _PATIENT = frozenset({"Patient"})

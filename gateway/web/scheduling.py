@@ -11,9 +11,8 @@ from gateway.records import scheduling as records
 from gateway.records.answer import Answer
 from gateway.store.sql import now_ms
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, Inputs, inputs, refused
-from gateway.web.routes import Route
 
 _IHE = "https://profiles.ihe.net/ITI/Scheduling/OperationDefinition/appointment-"
 _URN = "urn:fhir-gateway:operation:"

@@ -13,8 +13,7 @@ from gateway.records import audit_events, search
 from gateway.records.answer import Answer
 from gateway.records.searched import Place
 from gateway.web.ask import Ask
-from gateway.web.door import Door
-from gateway.web.routes import Route
+from gateway.web.door import Door, Route
 
 COMPARTMENTS: Final = frozenset({"Device", "Encounter", "Patient", "Practitioner", "RelatedPerson"})
 """Types whose instances have a compartment. https://hl7.org/fhir/R4/compartmentdefinition.html"""

@@ -11,9 +11,8 @@ from gateway.fhir.subscriptions import BACKPORT, Content
 from gateway.records import subscription_events, subscriptions
 from gateway.records.answer import Answer
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, inputs, refused
-from gateway.web.routes import Route
 
 _TYPES = frozenset({"Subscription"})
 _STATUS = f"{BACKPORT}OperationDefinition/backport-subscription-status"

@@ -28,9 +28,8 @@ from gateway.records.answer import Answer
 from gateway.records.terminology import Question, Shelf, answer
 from gateway.store.sql import now_ms
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, Inputs, Table, inputs, refused
-from gateway.web.routes import Route
 
 _URL = "http://hl7.org/fhir/OperationDefinition/"
 _LANGUAGE = {"displayLanguage": Input("code")}

@@ -18,11 +18,10 @@ from gateway.errors import Forbidden
 from gateway.records import search_parameters
 from gateway.records.answer import Answer
 from gateway.store import journal
-from gateway.web import asynchronous
+from gateway.web import deferral
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, inputs, refused
-from gateway.web.routes import Route
 
 _TABLE: Final = {"type": Input("code", many=True)}
 _DEFINITIONS: Final = "urn:fhir-gateway:operation:"
@@ -43,7 +42,7 @@ async def reindex(door: Door, ask: Ask) -> Answer:
                                       patients=())
         await door.node.commits.commit(lambda tx: audit.append(tx, rows))
         raise
-    return asynchronous.accepted(door, id_)
+    return deferral.accepted(door.node.settings, id_)
 
 
 async def status(door: Door, ask: Ask) -> Answer:

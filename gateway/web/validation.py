@@ -27,9 +27,8 @@ from gateway.records import audit_events, read, validation
 from gateway.records.answer import Answer
 from gateway.records.validation import MODES, Mode
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.errors import rendered
-from gateway.web.routes import Route
 
 _KNOWN = frozenset({"mode", "profile"})
 _PROFILES_MAX = 20

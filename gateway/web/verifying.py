@@ -12,9 +12,8 @@ from gateway.records.answer import Answer
 from gateway.records.node import Node
 from gateway.records.verifying import Decision
 from gateway.web.ask import Ask
-from gateway.web.door import Door
+from gateway.web.door import Door, Route
 from gateway.web.operations import Input, inputs, refused
-from gateway.web.routes import Route
 
 KEYS_PATH = "/.well-known/attestation-keys"
 _VERIFY = {"outcome": Input("code", required=True), "reason": Input("string")}
