@@ -55,10 +55,10 @@ def router(smart: Smart) -> APIRouter:
     @routes.post("/oauth/clients/{client_id}/{act}")
     async def decided(client_id: str, act: str, request: Request) -> Response:
         async def work() -> Response:
+            given = await read_object(request)  # whole, however slowly it comes: only then is asked whose it is
             by = await threads.run(lambda: _decider(smart, request))
             if act not in acts:
                 raise OAuthError("invalid_request", f"a client is given {', '.join(acts)}")
-            given = await read_object(request)
             return answered(await threads.run(lambda: acts[act](client_id, by, given)))
         return await guarded(work)
 

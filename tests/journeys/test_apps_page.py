@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -11,7 +12,7 @@ from gateway.access.scopes import parse
 from gateway.smart.authorization import approve, authorizations_of
 from gateway.smart.clients import add_client, find_client
 from gateway.smart.pending import keep
-from gateway.smart.sessions import Session, session_of
+from gateway.smart.sessions import Session, end_sessions, session_of
 from tests.journeys.browser import Browser, Page
 from tests.journeys.hospital import Hospital
 
@@ -168,6 +169,28 @@ def test_an_administrator_lets_an_app_in_or_rejects_it(hospital: Hospital, brows
     assert "needs a reason" in browser.submit(form, "reject").text
     assert "Dubious" not in browser.submit(form.fill(reason="nobody knows who makes it"), "reject").text
     assert find_client(hospital.database.reader, other).state == "rejected"  # type: ignore[union-attr]  # it is there
+
+
+@pytest.mark.parametrize("door", ["/portal/apps/waiting/{}", "/oauth/clients/{}/approve"])
+def test_a_session_that_ends_while_its_request_is_sent_lets_no_app_in(hospital: Hospital, browser: Browser,
+                                                                      door: str) -> None:
+    """A body may come as slowly as its sender likes: who sent it is asked when it is whole."""
+    client = registered(browser)
+    browser.sign_in("Practitioner/apps-admin-3", role="administrator")
+    form = next(form for form in browser.get("/portal/apps/waiting").forms if form.action.endswith(client))
+    csrf, revision = form.named("csrf")[0].value, form.named("revision")[0].value
+    json = door.startswith("/oauth")
+    sent = (f'{{"revision": "{revision}"}}' if json else urlencode(form.sent("approve"))).encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield sent[:5]
+        hospital.database.transact(lambda tx: end_sessions(tx, "Practitioner/apps-admin-3", hospital.smart.now_ms()))
+        yield sent[5:]
+    answer = browser.request("POST", door.format(client), content=slowly(), headers={
+        "Content-Type": "application/json" if json else "application/x-www-form-urlencoded", "X-CSRF-Token": csrf,
+        "Origin": browser.origin, "Sec-Fetch-Site": "same-origin"})
+    assert answer.status_code in (303, 401), answer.text
+    assert not find_client(hospital.database.reader, client).stands  # type: ignore[union-attr]  # it is there
 
 
 def test_what_changed_while_it_was_read_is_not_let_in(hospital: Hospital, browser: Browser) -> None:

@@ -97,7 +97,8 @@ def _own(routes: APIRouter, node: Node, smart: Smart) -> None:
 
     @routes.post("/portal/apps/revoke", include_in_schema=False)
     async def revoke(request: Request) -> Response:
-        session, form = person(request), await read_form(request)
+        form = await read_form(request)  # whole, however slowly it comes: only then is asked whose it is
+        session = person(request)
         check_csrf(session, form)
         found = [one for one in (*_standing(smart, session), *_of_others(smart, session)) if one.id == form.get("id")]
         if not found:
@@ -106,7 +107,8 @@ def _own(routes: APIRouter, node: Node, smart: Smart) -> None:
 
     @routes.post("/portal/apps/revoke-all", include_in_schema=False)
     async def revoke_all(request: Request) -> Response:
-        session, form = person(request), await read_form(request)
+        form = await read_form(request)  # whole, however slowly it comes: only then is asked whose it is
+        session = person(request)
         check_csrf(session, form)
         return await ended(request, session, authorizations_of(smart.database.reader, str(session.user)),
                            "No app has access through you any more.")
@@ -123,7 +125,8 @@ def _queue(routes: APIRouter, smart: Smart) -> None:
 
     @routes.post("/portal/apps/waiting/{client_id}", include_in_schema=False)
     async def decide(request: Request, client_id: str) -> Response:
-        session, form = _administrator(request), await read_form(request)
+        form = await read_form(request)
+        session = _administrator(request)
         check_csrf(session, form)
         by = Decider(user=session.user, role=_ADMINISTRATOR, client="portal")
         # Decided is what was read: a registration changed meanwhile waits for another look.
