@@ -1,7 +1,7 @@
 """``deployment.json``: where the contracts are and whom this gateway acts for.
 
 Owns the file, which the ledger process writes once the chain is ready and every other process reads; refuses one that
-lacks something.
+lacks something, and to act for another member than everything here is sealed for.
 """
 
 from __future__ import annotations
@@ -58,7 +58,17 @@ def deployment_if_any(settings: Settings) -> Deployment | None:
 
 
 def write_deployment(settings: Settings, deployed: Deployment) -> None:
-    """Put ``deployed`` in the file's place, durably."""
+    """Put ``deployed`` in the file's place, durably. Raises Misconfigured where that names another custodian: what is
+    sealed here opens under its address alone."""
+    try:
+        before = deployment_if_any(settings)
+    except Misconfigured:
+        before = None  # a damaged file says nothing, and is written anew
+    if before is not None and before.custodian != deployed.custodian:
+        raise Misconfigured(
+            f"everything in {settings.data_dir} is sealed for the custodian {before.custodian}, and the operator acts "
+            f"for {deployed.custodian} now: give the operator's key of before, or have {before.custodian} add this "
+            "one with addOperator")
     # Where the contracts file is elsewhere, nothing made the folder before.
     settings.deployment_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_over(settings.deployment_path, json.dumps(asdict(deployed), indent=1).encode())

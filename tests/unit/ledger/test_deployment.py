@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,22 @@ def test_it_is_written_where_the_contracts_file_is_another_members(tmp_path: Pat
     assert deployment_if_any(settings) is None
     write_deployment(settings, DEPLOYED)
     assert read_deployment(settings) == deployment_if_any(settings) == DEPLOYED
+
+
+def test_a_start_for_another_member_than_everything_is_sealed_for_is_refused(tmp_path: Path) -> None:
+    """The custodian's address is in the AAD of every Envelope: under another one nothing here opens (invariant 1)."""
+    settings = load_settings({"GATEWAY_DATA_DIR": str(tmp_path)})
+    write_deployment(settings, DEPLOYED)
+    other = replace(DEPLOYED, custodian="0x" + "22" * 20)
+    with pytest.raises(Misconfigured, match=DEPLOYED.custodian):
+        write_deployment(settings, other)
+    assert read_deployment(settings) == DEPLOYED
+    moved = replace(DEPLOYED, chain_id=8, record_anchor="0x" + "a2" * 20)
+    write_deployment(settings, moved)
+    assert read_deployment(settings) == moved, "the same member on another chain"
+    settings.deployment_path.write_text("{")
+    write_deployment(settings, other)
+    assert read_deployment(settings) == other, "a damaged file says nothing"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"chain_id":7}', json.dumps(
