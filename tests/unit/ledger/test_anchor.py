@@ -96,17 +96,18 @@ def test_a_receipt_of_a_version_and_of_an_audit_row_verifies(tmp_path: Path, rin
     row = journal.version(reader, "Basic", "v9", 1)
     assert row is not None
     assert build_receipt(proofs, reader, row, world.salts["v9"]) is None
-    assert build_audit_receipt(proofs, reader, "log-2", 2) is None
+    row_hash = bytes(reader.execute("SELECT hash FROM audit WHERE seq=2").get)  # type: ignore[arg-type]  # a BLOB
+    assert build_audit_receipt(proofs, reader, "log-2", 2, row_hash) is None
     world.settle()
     made = build_receipt(proofs, reader, row, world.salts["v9"])
     assert made is not None
     verdict = verify(made, resource=world.stored["v9"], chain=None, confirmations=0)
     assert [step.status for step in verdict.steps[:5]] == ["ok"] * 5
     assert made.confirmations == followed.head_number(reader) - made.block_number + 1
-    audited = build_audit_receipt(proofs, reader, "log-2", 2)
+    audited = build_audit_receipt(proofs, reader, "log-2", 2, row_hash)
     assert audited is not None
-    assert verify(audited[0], resource=None, chain=None, confirmations=0).code == 2
-    assert audited[0].path != made.path
+    assert verify(audited, resource=None, chain=None, confirmations=0).code == 2
+    assert audited.path != made.path
     world.database.close()
 
 
