@@ -37,7 +37,7 @@ from gateway.records.signing import (
     signer_at,
     signer_for,
     still_asked,
-    wallet_of,
+    still_signs,
 )
 from gateway.smart.accounts import wallet_address
 from gateway.store import journal, outbox, provisions
@@ -129,8 +129,8 @@ async def sign(node: Node, caller: Caller, id_: str, parameters: Resource, *, sh
                 raise Moved("the Consent changed")
             if not still_asked(connection, patient, signable):
                 raise Moved("everything was revoked")
-            if signer.kind == "custodial" and wallet_of(connection, patient) is not None:
-                raise Moved("a wallet was registered")
+            if not still_signs(connection, patient, signer):
+                raise Moved("who signs for the patient changed")
             _store(node, connection, id_, signable, signed, caller.grant.user)
             if given.get("wallet") and signer.kind == "wallet":
                 connection.execute("UPDATE account SET wallet=? WHERE fhir_user=? AND wallet IS NULL",

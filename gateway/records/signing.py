@@ -194,6 +194,20 @@ def still_asked(connection: apsw.Connection, patient: str, signable: Signable) -
         connection, address(signable.message.patient)) == signable.message.epoch)
 
 
+def still_signs(connection: apsw.Connection, patient: str, signer: Signer) -> bool:
+    """Whether a signer that was theirs when it signed still is, inside the open transaction."""
+    registered = wallet_of(connection, patient)
+    match signer.kind:
+        case "custodial":
+            return registered is None
+        case "wallet":
+            return registered is None or address(registered) == address(signer.address)
+        case "passkey":
+            return any(one.credential == signer.credential for one in passkeys_of(connection, patient))
+        case "attested":
+            return True
+
+
 def names_of(node: Node, connection: apsw.Connection, found: tuple[Provision, ...]) -> Mapping[str, str]:
     """Names of accounts the hospital proofed and of apps it registered: never from a resource a client can write."""
     references = {p.grantee for p in found if p.grantee is not None}

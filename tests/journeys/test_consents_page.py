@@ -9,9 +9,10 @@ import httpx
 import pytest
 from eth_account import Account
 
-from gateway.records import signing
+from gateway.records import granting, signing
 from gateway.smart.accounts import add_user
 from gateway.smart.authorization import authorizations_of
+from gateway.smart.wallets import change_wallet
 from gateway.store import outbox
 from tests.conformance.smart_app import App
 from tests.consent import consent
@@ -127,6 +128,34 @@ def test_a_passkey_signs_where_one_is_registered(hospital: Hospital, browser: Br
     assert answer.status_code == 200, answer.text
     assert states(hospital, id_) == ["pending"]
     assert "Signed by a passkey" in browser.get(CONSENTS).text
+
+
+@pytest.mark.parametrize("kind", ["wallet", "passkey"])
+def test_a_signer_that_goes_while_it_signs_signs_nothing(hospital: Hospital, browser: Browser, patient: str, key: Any,
+                                                         monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """After a theft: between the check of the signature and its commit the wallet was changed, the passkey removed."""
+    browser.sign_in(f"Patient/{patient}", wallet=key.address if kind == "wallet" else None)
+    passkey = registered(hospital, f"Patient/{patient}", Passkey())
+    id_, page = proposed(hospital, patient), browser.get(CONSENTS)
+    if kind == "passkey":
+        page = browser.get(CONSENTS)
+        given = {"credential": page.response.text.partition('data-credential="')[2].partition('"')[0]}
+    else:
+        given = {}
+    shown = script(browser, page, f"{CONSENTS}/{id_}/typed-data", kind=kind, version="1", **given).json()
+    sent = passkey.answer(shown["publicKey"]) if given else {"kind": "wallet", "signature": by_wallet(key, shown)}
+    checked = granting.signature_of
+
+    def checked_and_gone(*said: Any) -> bytes:
+        found = checked(*said)
+        if given:
+            hospital.database.transact(lambda tx: tx.execute("DELETE FROM passkey WHERE id=?", (passkey.id,)))
+        else:
+            change_wallet(hospital.smart, f"Patient/{patient}", Account.create().address)
+        return found
+    monkeypatch.setattr(granting, "signature_of", checked_and_gone)
+    assert script(browser, page, f"{CONSENTS}/{id_}/signed", **sent).status_code in (401, 422)
+    assert states(hospital, id_) == []
 
 
 def test_what_was_rewritten_since_it_was_shown_is_not_signed(hospital: Hospital, browser: Browser,
