@@ -6,9 +6,10 @@ refuses a search without a bound, and never opens a block. https://hl7.org/fhir/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import apsw
 
@@ -27,6 +28,26 @@ _SORT_LIMIT = 50_000
 """Most candidates sorted without an index to walk."""
 _HASHES = 500
 """Most hashes one statement asks for."""
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_TOO_DEEP = ("Expression tree is too large", "parser stack overflow", "tables in a join")
+"""How SQLite says that a statement asks too much: links behind links, each with more than a few other ends."""
+
+
+def _bearable(asked: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A question whose statement SQLite may find too deep: that is the caller's to narrow."""
+    @wraps(asked)
+    def ask(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return asked(*args, **kwargs)
+        except apsw.SQLError as error:
+            if not any(text in str(error) for text in _TOO_DEEP):
+                raise
+            raise TooCostly("too many links behind links, each to very many resources; narrow the search",
+                            code="too-costly") from error
+    return ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +154,7 @@ class Index:
             raise ValueError("a search without an access bound is refused")
         return self._links.prepare(connection, query.type, query.criteria, bound, snapshot=snapshot, sight=sight)
 
+    @_bearable
     def count(self, connection: apsw.Connection, query: Query, bound: SqlBound, *, snapshot: int,
               sight: Sight | None = None) -> int:
         """How many permitted resources match: ``_summary=count``."""
@@ -160,6 +182,7 @@ class Index:
         itself = Sql("0") if parts.itself is None else self._conditions.all_of(own, snapshot)
         return self._conditions.places(within.any_of[0], snapshot), itself
 
+    @_bearable
     def places(self, connection: apsw.Connection, query: Query, bound: SqlBound, seqs: Iterable[int], *,
                snapshot: int, sight: Sight | None = None) -> dict[int, list[int]]:
         """Of versions that match a query for parts, the places of what they contain that does; 0 is the version itself.
@@ -180,6 +203,7 @@ class Index:
             found[seq] = [0] * bool(own) + sorted(-int(one) - seq * PLACES for one in numbers)
         return found
 
+    @_bearable
     def search(self, connection: apsw.Connection, query: Query, bound: SqlBound, *, snapshot: int, limit: int,
                after: Cursor | None = None, sight: Sight | None = None) -> list[Match]:
         """At most ``limit`` permitted matches after the cursor, in the order asked.

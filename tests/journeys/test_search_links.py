@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway.errors import OAuthError
+from gateway.store import index_links
 from tests.journeys.hospital import Client, Hospital, observation
 
 SECRET = "linked-secret"
@@ -187,3 +188,14 @@ def test_a_condition_may_follow_a_link_but_opens_nothing(hospital: Hospital, lin
 def test_a_granular_scope_asks_one_resource_alone(hospital: Hospital, criterion: str) -> None:
     with pytest.raises(OAuthError):
         hospital.clinician("links-2", scope=f"user/Observation.rs?{criterion}")
+
+
+@pytest.mark.parametrize("links", ["partof." * 10, "_has:Organization:partof:" * 10])
+def test_links_behind_links_to_very_many_are_refused(hospital: Hospital, linked: dict[str, str], links: str,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite bears expressions 1,000 deep: what more than a thousand resources meet is asked in one statement."""
+    assert hospital.feed.ids(f"Organization?{links}name=north") == []
+    monkeypatch.setattr(index_links, "FOUND_MAX", 0)
+    answer = hospital.feed.get(f"Organization?{links}name=north")
+    assert (answer.status_code, answer.json()["issue"][0]["code"]) == (400, "too-costly"), answer.text
+    assert hospital.feed.get(f"Organization?{links[:len(links) // 10 * 4]}name=north").status_code == 200
