@@ -158,5 +158,12 @@ def head_number(connection: apsw.Connection) -> int:
     return -1
 
 
+def seen_ms(connection: apsw.Connection) -> int:
+    """When the chain's newest block was last seen, 0 before that."""
+    for (value,) in connection.execute("SELECT value FROM setting WHERE name=?", (HEAD,)):
+        return int(orjson.loads(str(value))["seen_ms"])
+    return 0
+
+
 def _set(connection: apsw.Connection, name: str, value: int | str) -> None:
     connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))

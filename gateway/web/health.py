@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.responses import JSONResponse, Response
 
 from gateway.records.node import Node
+from gateway.store import followed
 from gateway.store.sql import now_ms
 
 
@@ -27,7 +28,8 @@ def router(node: Node) -> APIRouter:
     async def ready() -> Response:
         """Ready when the database answers and its key fits; a stalled chain is said, and stops grants alone."""
         fresh = node.gate.chain_fresh(node.database.reader)
-        return JSONResponse({"status": "ready", "chain": "following" if fresh else "stalled", "time": now_ms()})
+        return JSONResponse({"status": "ready", "chain": "following" if fresh else "stalled", "time": now_ms(),
+                             "chain_seen": followed.seen_ms(node.database.reader)})
 
     @routes.get("/metrics")
     async def metrics() -> Response:
