@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import apsw
 import httpx
 from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.httpx_client import OAuth2Client
+from authlib.deprecate import AuthlibDeprecationWarning
 from authlib.oidc.discovery import get_well_known_url
 from joserfc import jwt
 from joserfc.errors import JoseError
@@ -31,6 +32,11 @@ from gateway.outgoing import Pinned, Rule
 from gateway.smart import ceremonies
 from gateway.smart.issuer import Smart
 from gateway.smart.sessions import LIFE_MS
+
+with warnings.catch_warnings():
+    # It would have the successor of httpx, at every start, of whoever runs this and can do nothing about it.
+    warnings.simplefilter("ignore", AuthlibDeprecationWarning)
+    from authlib.integrations.httpx_client import OAuth2Client
 
 CALLBACK: Final = "/portal/upstream/callback"
 _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
