@@ -25,7 +25,7 @@ from gateway.records.node import Node
 from gateway.records.pace import Elsewhere, Pace
 from gateway.records.searchset import spliced
 from gateway.store import journal
-from gateway.store.index import Cursor, Match
+from gateway.store.index import Cursor
 from gateway.store.journal import VersionRow
 from gateway.store.sql import now_ms
 
@@ -69,7 +69,7 @@ def walk(node: Node, caller: Caller, connection: apsw.Connection, query: Query, 
         with pace.until(connection, end):
             batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=_BATCH, after=after)
         for match in batch:
-            decision = _decided(node, caller, connection, viewing, match)
+            decision = decided(node, caller, connection, viewing, match.row)
             if not isinstance(decision, Deny):
                 yield Permitted(match.row, decision, match.cursor)
         if len(batch) < _BATCH:
@@ -77,10 +77,11 @@ def walk(node: Node, caller: Caller, connection: apsw.Connection, query: Query, 
         after = batch[-1].cursor
 
 
-def _decided(node: Node, caller: Caller, connection: apsw.Connection, viewing: Viewing, match: Match) -> Decision:
-    if match.row.superseded is None:
-        return viewing.decide(node.gate.facts(connection, match.row), match.row.seq)
-    return node.gate.decide_version(connection, caller, "s", match.row)
+def decided(node: Node, caller: Caller, connection: apsw.Connection, viewing: Viewing, row: VersionRow) -> Decision:
+    """Whether a match may be seen; on a page of an earlier snapshot it may be superseded by now."""
+    if row.superseded is None:
+        return viewing.decide(node.gate.facts(connection, row), row.seq)
+    return node.gate.decide_version(connection, caller, "s", row)
 
 
 def at_most(found: Iterable[Permitted], limit: int, what: str) -> list[Permitted]:

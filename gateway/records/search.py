@@ -21,7 +21,7 @@ from gateway.fhir.resource import parse, serialise
 from gateway.fhir.subset import Subset
 from gateway.records import contained, including, searchset, sorting, terminology
 from gateway.records.gate import Caller
-from gateway.records.gathering import Opened, Permitted, audit_rows, disclosed, open_all
+from gateway.records.gathering import Opened, Permitted, audit_rows, decided, disclosed, open_all
 from gateway.records.including import Including
 from gateway.records.node import Node
 from gateway.records.opening import Opening
@@ -218,10 +218,7 @@ def permitted(node: Node, caller: Caller, connection: apsw.Connection, query: Qu
         limit = wanted - len(found)
         batch = node.index.search(connection, query, bound, snapshot=snapshot, limit=limit, after=after, sight=others)
         for match in batch:
-            if match.row.superseded is None:
-                decision = viewing.decide(node.gate.facts(connection, match.row), match.row.seq)
-            else:  # on a page of an earlier snapshot
-                decision = node.gate.decide_version(connection, caller, "s", match.row)
+            decision = decided(node, caller, connection, viewing, match.row)
             if not isinstance(decision, Deny):
                 found.append(Permitted(match.row, decision, match.cursor))
         if len(batch) < limit or len(found) >= wanted:
