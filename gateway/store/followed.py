@@ -8,7 +8,7 @@ denial: going back makes grants wait again and leaves what was revoked. Invarian
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import orjson
@@ -153,16 +153,20 @@ def beat(connection: apsw.Connection, head: Block, *, now_ms: int, fresh_until_m
 
 def head_number(connection: apsw.Connection) -> int:
     """The chain's newest block as it was last seen, -1 before that."""
-    for (value,) in connection.execute("SELECT value FROM setting WHERE name=?", (HEAD,)):
-        return int(orjson.loads(str(value))["number"])
-    return -1
+    return int(_head(connection).get("number", -1))
 
 
 def seen_ms(connection: apsw.Connection) -> int:
     """When the chain's newest block was last seen, 0 before that."""
+    return int(_head(connection).get("seen_ms", 0))
+
+
+def _head(connection: apsw.Connection) -> dict[str, Any]:
+    """What ``beat`` noted last; nothing before that."""
     for (value,) in connection.execute("SELECT value FROM setting WHERE name=?", (HEAD,)):
-        return int(orjson.loads(str(value))["seen_ms"])
-    return 0
+        found: dict[str, Any] = orjson.loads(str(value))
+        return found
+    return {}
 
 
 def _set(connection: apsw.Connection, name: str, value: int | str) -> None:
