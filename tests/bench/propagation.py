@@ -27,7 +27,7 @@ from gateway.ledger.contract_codec import ContractCodec
 from gateway.ledger.devchain.accounts import load_accounts
 from gateway.ledger.ethereum import EthereumChain
 from gateway.ledger.ethereum_node import EthereumNode
-from tests.consent import permitting
+from tests.bench.proposing import proposed
 from tests.running import Gateway
 
 REVOCATIONS = 60
@@ -130,15 +130,7 @@ def _patient(feed: httpx.Client) -> str:
 
 def _granted(feed: httpx.Client, own: httpx.Client, patient: str, wallet: Any) -> str:
     """A record's path, which this wallet permits to read."""
-    record = feed.post("/Observation", json={
-        "resourceType": "Observation", "status": "final", "code": {"text": "pulse"},
-        "subject": {"reference": f"Patient/{patient}"}, "effectiveDateTime": "2024-03-01"})
-    record.raise_for_status()
-    path = f"/Observation/{record.json()['id']}"
-    made = own.post("/Consent", json=permitting(
-        patient, GRANTEE, data=[{"meaning": "instance", "reference": {"reference": path[1:]}}]))
-    made.raise_for_status()
-    consent = f"/Consent/{made.json()['id']}"
+    path, consent = proposed(feed, own, patient, GRANTEE)
     typed = own.get(f"{consent}/$typed-data", params={"wallet": wallet.address}).json()
     own.post(f"{consent}/$sign", json=_signed(wallet, typed)).raise_for_status()
     return path

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.consent import permitting
+from tests.bench.proposing import proposed
 from tests.running import Gateway
 
 REVOCATIONS = 200
@@ -88,7 +88,7 @@ def revoke_to_deny(gateway: Gateway, patient: str, *, revocations: int = REVOCAT
                 raise RuntimeError("the grants did not become final")
             time.sleep(1)
         with reading(gateway, token) as readers:
-            for path, id_ in granted:
+            for path, consent in granted:
                 for reader in readers:
                     reader.seen.clear()
                     reader.path = path
@@ -98,7 +98,7 @@ def revoke_to_deny(gateway: Gateway, patient: str, *, revocations: int = REVOCAT
                         raise RuntimeError("a granted record cannot be read")
                     time.sleep(0.002)
                 started = time.perf_counter()
-                own.post(f"/Consent/{id_}/$revoke", json={"resourceType": "Parameters"}).raise_for_status()
+                own.post(f"{consent}/$revoke", json={"resourceType": "Parameters"}).raise_for_status()
                 done = time.perf_counter()
                 time.sleep(0.05)
                 seen = [one for reader in readers for one in list(reader.seen) if one[0] == path and one[2] >= started]
@@ -111,18 +111,10 @@ def revoke_to_deny(gateway: Gateway, patient: str, *, revocations: int = REVOCAT
 
 
 def _granted(feed: httpx.Client, own: httpx.Client, patient: str, grantee: str) -> tuple[str, str]:
-    """A record's path, and the id of the signed Consent for it."""
-    record = feed.post("/Observation", json={
-        "resourceType": "Observation", "status": "final", "code": {"text": "pulse"},
-        "subject": {"reference": f"Patient/{patient}"}, "effectiveDateTime": "2024-03-01"})
-    record.raise_for_status()
-    path = f"/Observation/{record.json()['id']}"
-    made = own.post("/Consent", json=permitting(
-        patient, grantee, data=[{"meaning": "instance", "reference": {"reference": path[1:]}}]))
-    made.raise_for_status()
-    id_ = str(made.json()["id"])
-    own.post(f"/Consent/{id_}/$sign", json={"resourceType": "Parameters"}).raise_for_status()
-    return path, id_
+    """The paths of a record and of the signed Consent for it."""
+    path, consent = proposed(feed, own, patient, grantee)
+    own.post(f"{consent}/$sign", json={"resourceType": "Parameters"}).raise_for_status()
+    return path, consent
 
 
 def _at(times: list[float], share: float) -> float:
